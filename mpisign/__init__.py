@@ -1,0 +1,29 @@
+"""Does one-bit majority-vote gradient exchange (signSGD) pay on your cluster? Measure it, and train with it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bits import pack, unpack
+    from .exchange import EXCHANGES, vote
+    from .hook import VoteState, vote_hook
+    from .votes import TIES, Tie, majority
+
+__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "unpack", "vote", "vote_hook"]
+
+# Loaded when first used: `python -m mpisign.bench --help` shall not wait for torch.
+_HOMES = {
+    "bits": ("pack", "unpack"),
+    "exchange": ("EXCHANGES", "vote"),
+    "hook": ("VoteState", "vote_hook"),
+    "votes": ("TIES", "Tie", "majority"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

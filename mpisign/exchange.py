@@ -1,0 +1,308 @@
+"""Five ways for P ranks to agree on the vote of W words. Words only: no torch, no floats.
+
+An exchange is a plan: it belongs to one communicator and one W, allocates once, and is called once a step. Its
+input `words` is the caller's to fill and is left as it was. All ranks get the same bits, the exact majority.
+
+What is sent is booked by what a collective delivers, not by how an MPI library relays it: an all-to-all or all-gather
+of blocks m sends (P - 1) m and receives (P - 1) m; a gather or broadcast costs its root (P - 1) m and every other
+rank m; an all-reduce of m costs 2 (P - 1) / P m both ways, the least that is possible (Patarasuk & Yuan 2009).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import mpi, votes
+from .bits import Words, words_of
+from .native import CounterSum
+from .spans import Spans
+from .votes import BLOCK, Tie
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+WORD = 8  # bytes
+
+# int64 (P, 2): bytes that each rank sends and receives
+Traffic = NDArray[np.int64]
+
+
+class Exchange(ABC):
+    """A plan for the vote of `words`, uint64 (W,), over `comm`.
+
+    Collective. All ranks must ask for the same exchange, W and tie rule; else all raise a ValueError.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, comm: MPI.Comm, W: int, tie: str = "positive", seed: int = 0) -> None:
+        votes.check_tie(tie)
+        asked = comm.allgather((self.name, W, tie, seed))
+        if any(other != asked[0] for other in asked):
+            raise ValueError(f"W: ranks ask for different votes (exchange, W, tie, seed): {sorted(set(asked))}")
+        self.comm, self.W, self.tie, self.seed = comm, W, tie, seed
+        self.P, self.rank = comm.size, comm.rank
+        self.words: Words = np.zeros(W, np.uint64)
+        self._plan()
+
+    def vote(self, step: int = 0, spans: Spans | None = None) -> Words:
+        """Return the vote on `words`: uint64 (W,), or (2, W) under the tie rule "zero" (see votes.majority).
+
+        Collective. `step` seeds the coins of the tie rule "random". The result is a buffer of this plan, valid until
+        the next vote.
+        """
+        return self._vote(Tie(self.tie, self.seed, step), spans or Spans())
+
+    @abstractmethod
+    def _plan(self) -> None:
+        """Allocate what a vote needs."""
+
+    @abstractmethod
+    def _vote(self, tie: Tie, spans: Spans) -> Words: ...
+
+    @staticmethod
+    @abstractmethod
+    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+        """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
+
+    def close(self) -> None:  # noqa: B027 - most plans have nothing to free
+        """Free the MPI handles of this plan. Collective."""
+
+    def _result(self) -> Words:
+        return np.zeros(votes.voted_shape(self.W, self.tie), np.uint64)
+
+
+def all_reduce_traffic(m: int, P: int) -> Traffic:
+    """Return what an all-reduce of m bytes makes each of P ranks send and receive, at the least."""
+    return _both(_all_reduce(m, P), _all_reduce(m, P), P)
+
+
+def _both(sent: NDArray[np.int64] | int, received: NDArray[np.int64] | int, P: int) -> Traffic:
+    return np.stack([np.broadcast_to(sent, P), np.broadcast_to(received, P)], axis=1).astype(np.int64)
+
+
+def _ballots(tie: str) -> int:
+    """Return how many bits a coordinate's vote has on the way back."""
+    return 2 if tie == "zero" else 1
+
+
+def _to_root(m: int, P: int, back: int) -> Traffic:
+    """Book a gather of m bytes to rank 0 and a broadcast of `back` bytes from it."""
+    root = np.arange(P) == 0
+    return _both(np.where(root, (P - 1) * back, m), np.where(root, (P - 1) * m, back), P)
+
+
+def _all_reduce(m: int, P: int) -> int:
+    return 2 * (P - 1) * m // P
+
+
+class AllGather(Exchange):
+    """Every rank gets all words and votes itself. It trusts no other's tally, but grows with P."""
+
+    name = "allgather"
+
+    def _plan(self) -> None:
+        self._all = np.zeros((self.P, self.W), np.uint64)
+        self._voted = self._result()
+
+    def _vote(self, tie: Tie, spans: Spans) -> Words:
+        with spans("all-gather"):
+            self.comm.Allgather(self.words, self._all)
+        with spans("vote"):
+            return votes.majority(self._all, tie, out=self._voted)
+
+    @staticmethod
+    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+        P = len(nodes)
+        return _both((P - 1) * W * WORD, (P - 1) * W * WORD, P)
+
+
+class Server(Exchange):
+    """Rank 0 gathers all words, votes and broadcasts: the paper's own system, whose server is the bottleneck."""
+
+    name = "server"
+
+    def _plan(self) -> None:
+        self._all = np.zeros((self.P if self.rank == 0 else 0, self.W), np.uint64)
+        self._voted = self._result()
+
+    def _vote(self, tie: Tie, spans: Spans) -> Words:
+        with spans("gather"):
+            self.comm.Gather(self.words, self._all if self.rank == 0 else None, root=0)
+        if self.rank == 0:
+            with spans("vote"):
+                votes.majority(self._all, tie, out=self._voted)
+        with spans("broadcast"):
+            self.comm.Bcast(self._voted, root=0)
+        return self._voted
+
+    @staticmethod
+    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+        return _to_root(W * WORD, len(nodes), _ballots(tie) * W * WORD)
+
+
+class AllToAll(Exchange):
+    """Each rank is the server of 1/P of the coordinates: all-to-all, vote, all-gather.
+
+    Twice (P - 1) / P bits a coordinate at any P. The vote overwrites this rank's row of what it received, which
+    makes that buffer the one that the all-gather completes: two buffers of d / 8 bytes are all it needs.
+    """
+
+    name = "alltoall"
+
+    def _plan(self) -> None:
+        S = _share(self.W, self.P)
+        self._sent = np.zeros(self.P * S, np.uint64)
+        self.words = self._sent[: self.W]
+        self._received = np.zeros((self.P, S), np.uint64)
+        self._ties = np.zeros((self.P, S if self.tie == "zero" else 0), np.uint64)
+
+    def _vote(self, tie: Tie, spans: Spans) -> Words:
+        received, ties, mine = self._received, self._ties, self.rank
+        with spans("all-to-all"):
+            self.comm.Alltoall(self._sent, received)
+        with spans("vote"):
+            votes.vote_into(received, tie, received[mine], ties[mine], mine * received.shape[1])
+        with spans("all-gather"):
+            self._gather(received)
+            if tie.rule == "zero":
+                self._gather(ties)
+        voted = received.reshape(-1)[: self.W]
+        return np.stack([voted, ties.reshape(-1)[: self.W]]) if tie.rule == "zero" else voted
+
+    def _gather(self, rows: Words) -> None:
+        from mpi4py import MPI
+
+        self.comm.Allgather(MPI.IN_PLACE, rows)
+
+    @staticmethod
+    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+        P = len(nodes)
+        m = (P - 1) * _share(W, P) * WORD * (1 + _ballots(tie))
+        return _both(m, m, P)
+
+
+def _share(W: int, P: int) -> int:
+    """Return S, the words that each of P ranks votes on; P * S >= W."""
+    return -(-W // P)
+
+
+class Reduce(Exchange):
+    """MPI_Allreduce over bit-sliced counters with our own operation."""
+
+    name = "reduce"
+
+    def _plan(self) -> None:
+        K, G = votes.planes_for(self.P), votes.blocks_for(self.W)
+        self._blocks = np.zeros((G, BLOCK), np.uint64)
+        self.words = self._blocks.reshape(-1)[: self.W]
+        self._planes = np.zeros((G, K, BLOCK), np.uint64)
+        self._voted = self._result()
+        self._sum = CounterSum(K)
+
+    def _vote(self, tie: Tie, spans: Spans) -> Words:
+        with spans("vote"):  # a counter of one voter: its words, and zeros above
+            self._planes[:, 0] = self._blocks
+            self._planes[:, 1:] = 0
+        with spans("all-reduce"):
+            _sum_counters(self.comm, self._planes, self._sum)
+        with spans("vote"):
+            return votes.decide(self._planes, self.P, self.W, tie, out=self._voted)
+
+    @staticmethod
+    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+        P = len(nodes)
+        return all_reduce_traffic(_counter_bytes(W, P), P)
+
+    def close(self) -> None:
+        self._sum.free()
+
+
+def _sum_counters(comm: MPI.Comm, planes: Words, total: CounterSum) -> None:
+    from mpi4py import MPI
+
+    comm.Allreduce(MPI.IN_PLACE, [planes, len(planes), total.datatype], total.op)
+
+
+def _counter_bytes(W: int, P: int) -> int:
+    return votes.blocks_for(W) * votes.planes_for(P) * BLOCK * WORD
+
+
+class Hierarchical(Exchange):
+    """Count inside each node, merge the counters among the nodes' first ranks, hand the vote back inside."""
+
+    name = "hierarchical"
+
+    def _plan(self) -> None:
+        self._node = mpi.split_by_node(self.comm)
+        leads = self._node.rank == 0
+        self._leaders = self.comm.Split(0 if leads else 1, self.rank)
+        K, G = votes.planes_for(self.P), votes.blocks_for(self.W)
+        self._all = np.zeros((self._node.size if leads else 0, self.W), np.uint64)
+        self._planes = np.zeros((G if leads else 0, K, BLOCK), np.uint64)
+        self._voted = self._result()
+        self._sum = CounterSum(K)
+
+    def _vote(self, tie: Tie, spans: Spans) -> Words:
+        leads = self._node.rank == 0
+        with spans("gather"):
+            self._node.Gather(self.words, self._all if leads else None, root=0)
+        if leads:
+            with spans("vote"):
+                votes.count(self._all, self._planes)
+            with spans("all-reduce"):
+                _sum_counters(self._leaders, self._planes, self._sum)
+            with spans("vote"):
+                votes.decide(self._planes, self.P, self.W, tie, out=self._voted)
+        with spans("broadcast"):
+            self._node.Bcast(self._voted, root=0)
+        return self._voted
+
+    @staticmethod
+    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+        P, L = len(nodes), len(set(nodes))
+        total = np.zeros((P, 2), np.int64)
+        for node in sorted(set(nodes)):
+            ranks = np.flatnonzero(np.asarray(nodes) == node)
+            total[ranks] = _to_root(W * WORD, len(ranks), _ballots(tie) * W * WORD)
+            total[ranks[0]] += _all_reduce(_counter_bytes(W, P), L)
+        return total
+
+    def close(self) -> None:
+        self._sum.free()
+        self._leaders.Free()
+        self._node.Free()
+
+
+EXCHANGES: dict[str, type[Exchange]] = {plan.name: plan for plan in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
+
+
+def exchange_class(name: str) -> type[Exchange]:
+    """Return EXCHANGES[name], or raise a ValueError that lists the names."""
+    if name not in EXCHANGES:
+        raise ValueError(f"exchange: unknown name {name!r}, choose from {', '.join(EXCHANGES)}")
+    return EXCHANGES[name]
+
+
+def vote(comm: MPI.Comm, words: Words, exchange: str = "alltoall", tie: str | Tie = "positive") -> Words:
+    """Return the majority of all ranks' `words`, uint64 (W,), on every rank; a plan for one use.
+
+    Collective. The result is uint64 (W,), or (2, W) under the tie rule "zero" (see votes.majority).
+
+    Raises:
+        ValueError: an unknown exchange or tie rule, or words that are not the same W on all ranks.
+
+    """
+    words = words_of("words", words, None)
+    tie = Tie(tie) if isinstance(tie, str) else tie
+    plan = exchange_class(exchange)(comm, len(words), tie.rule, tie.seed)
+    try:
+        plan.words[:] = words
+        return plan.vote(tie.step).copy()
+    finally:
+        plan.close()

@@ -1,0 +1,59 @@
+"""The models that are trained: torchvision's classifiers by name, and a tiny one for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+CLASSES = 1000  # ImageNet's, whatever pictures are used: the size of the gradient is part of the benchmark
+TINY = "tiny"
+
+
+def names() -> list[str]:
+    """Return the names of all models."""
+    import torchvision
+
+    return [TINY, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def build(name: str, image_size: int) -> nn.Module:
+    """Return the model with fresh weights.
+
+    Raises:
+        ValueError: there is no such model.
+
+    """
+    import torchvision
+
+    if name not in names():
+        raise ValueError(
+            f"model: unknown name {name!r}; tiny, resnet50, vit_b_16 ... are known, see torchvision.models"
+        )
+    if name == TINY:
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, CLASSES),
+        )  # fmt: skip
+    extra: dict[str, object] = {}
+    if name in ("googlenet", "inception_v3"):
+        extra = {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        extra = {"image_size": image_size}
+    if name == "maxvit_t":
+        extra = {"input_size": (image_size, image_size)}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **extra)
+    return model
+
+
+def check(name: str, image_size: int, batch_size: int) -> None:
+    """Raise a ValueError if the model is unknown or cannot take such batches; nothing is computed."""
+    with torch.device("meta"):
+        try:
+            model = build(name, image_size)
+            model(torch.empty(batch_size, 3, image_size, image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if str(error).startswith("model: "):
+                raise
+            raise ValueError(
+                f"image_size: {name} takes no batch of {batch_size} pictures of {image_size} x {image_size}: {error}"
+            ) from None

@@ -1,0 +1,137 @@
+"""The MPI session: how ranks start, agree on an error, and end together.
+
+Nothing here imports mpi4py before it must: `--help` needs no MPI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+# What launchers tell the processes that they start, the one nearest to the process first: (ranks, this rank).
+LAUNCHERS = {
+    "Open MPI's mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "mpirun": ("PMI_SIZE", "PMI_RANK"),
+    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    "the scheduler": ("SLURM_NTASKS", "SLURM_PROCID"),
+}
+FAULTY = 2  # the exit code for bad input, argparse's own
+
+
+def launched() -> tuple[str, int, int]:
+    """Return who started this process, how many ranks it meant to start, and which one this is to be."""
+    for launcher, (size, rank) in LAUNCHERS.items():
+        if os.environ.get(size, "").isdigit():
+            return launcher, int(os.environ[size]), int(os.environ.get(rank, "0"))
+    return "python", 1, 0
+
+
+def started_singly(size: int) -> str | None:
+    """Say what is wrong where a launcher meant to start more ranks than the `size` of COMM_WORLD, else None."""
+    launcher, wanted, _ = launched()
+    if size == wanted or wanted == 1:
+        return None
+    return (
+        f"{launcher} was to start {wanted} ranks, but MPI sees {size}: launcher and MPI library don't belong together. "
+        f"Start with the mpirun of this Python's MPI (mpirun -n {wanted} python -m ...), or with srun --mpi=TYPE "
+        "(pmi2 for MPICH, pmix for Open MPI; srun --mpi=list shows what there is)"
+    )
+
+
+@contextlib.contextmanager
+def session(program: str) -> Iterator[MPI.Comm]:
+    """Start MPI and yield COMM_WORLD; when one rank raises, print its traceback and abort all ranks.
+
+    A SystemExit passes: who raises it has agreed on it with the others (`refusing`).
+    """
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    fault = started_singly(comm.size)
+    if fault:
+        refuse(program, fault)
+    try:
+        yield comm
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if comm.size == 1:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            print(f"{program}: rank {comm.rank} was interrupted", file=sys.stderr, flush=True)
+        else:
+            print(f"{program}: rank {comm.rank} failed, the job ends:\n{traceback.format_exc()}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        sys.stdout.flush()
+        comm.Abort(1)
+
+
+def refuse(program: str, fault: str) -> NoReturn:
+    """End with one line, printed by one rank, and exit code 2. Every rank must come here."""
+    if launched()[2] == 0:
+        print(f"{program}: error: {fault}", file=sys.stderr, flush=True)
+    raise SystemExit(FAULTY)
+
+
+@contextlib.contextmanager
+def refusing(comm: MPI.Comm, program: str) -> Iterator[None]:
+    """End on all ranks if the block raises a ValueError on any; the first one is printed. Collective at its end."""
+    fault = None
+    try:
+        yield
+    except ValueError as error:
+        fault = str(error)
+    faults = comm.allgather(fault)
+    for rank, told in enumerate(faults):
+        if told is not None:
+            everywhere = all(other == told for other in faults)
+            refuse(program, told if everywhere or comm.size == 1 else f"{told} (on rank {rank})")
+
+
+def gather_quietly(comm: MPI.Comm) -> None:
+    """Wait for all ranks asleep, looking up every millisecond: a barrier for where no clock runs.
+
+    MPI waits by spinning. Where ranks share cores, those that wait would take the time of those that still work.
+    """
+    request = comm.Ibarrier()
+    while not request.Test():
+        time.sleep(0.001)
+
+
+def split_by_node(comm: MPI.Comm) -> MPI.Comm:
+    """Return the communicator of the ranks of `comm` that share this rank's memory; the caller frees it."""
+    from mpi4py import MPI
+
+    return comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+
+
+def nodes_of(comm: MPI.Comm) -> list[int]:
+    """Return the number of its node for each rank of `comm`, nodes numbered by their first rank. Collective."""
+    node = split_by_node(comm)
+    leaders = comm.allgather(node.bcast(comm.rank))
+    node.Free()
+    order = sorted(set(leaders))
+    return [order.index(leader) for leader in leaders]
+
+
+def facts(comm: MPI.Comm) -> dict[str, Any]:
+    """Return what a record tells of MPI."""
+    from mpi4py import MPI
+
+    levels = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled",
+              MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple"}  # fmt: skip
+    vendor, version = MPI.get_vendor()
+    return {
+        "mpi": f"{vendor} {'.'.join(map(str, version))}",
+        "mpi_standard": ".".join(map(str, MPI.Get_version())),
+        "thread_level": levels[MPI.Query_thread()],
+        "ranks": comm.size,
+    }

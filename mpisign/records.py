@@ -1,0 +1,159 @@
+"""A run as JSON lines: what was asked, what the machine was, every sample of every rank.
+
+Format 1. The first line has type "run" (config, machine, traffic), then come lines of type "compute" and "exchange",
+one for each iteration, rank and method, and one of type "end". Times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+# What must agree before two runs are compared.
+FACTS = {
+    "machine": ("cpu", "cores", "device", "ranks", "nodes", "mpi", "python", "torch"),
+    "config": ("model", "batch_size", "image_size", "data", "sizes", "bucket_mb", "tie", "momentum",
+               "adversaries", "adversary"),
+}  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One run of the bench: `head` is the first line of its file, `end` the last."""
+
+    head: dict[str, Any]
+    compute: list[dict[str, Any]] = field(default_factory=list)
+    exchange: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Return the run as JSON lines."""
+        parts = [self.head, *self.compute, *self.exchange, self.end]
+        return [json.dumps(part, allow_nan=False) for part in parts]
+
+
+def read(path: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        ValueError: the file is no record of a finished run of this format.
+        OSError: it cannot be read.
+
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        kinds = [line["type"] for line in lines]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: no record of mpisign ({error})") from None
+    if kinds[:1] != ["run"] or kinds[-1:] != ["end"]:
+        raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
+    if lines[0]["format"] != FORMAT:
+        raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
+    run = Run(lines[0], end=lines[-1])
+    for line in lines[1:-1]:
+        (run.compute if line["type"] == "compute" else run.exchange).append(line)
+    return run
+
+
+def write(path: Path, lines: Iterable[str]) -> None:
+    """Write a file whole or not at all, making its folder.
+
+    Raises:
+        OSError: it could not be written; nothing is left of it.
+
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def unwritable(path: Path) -> str | None:
+    """Say why a file could not be written at `path`, or None; nothing is made or changed."""
+    if path.is_dir():
+        return f"{path} is a folder"
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+
+
+def differences(old: Run, new: Run) -> list[str]:
+    """Name the facts of FACTS in which two runs differ."""
+    found = []
+    for part, names in FACTS.items():
+        for name in names:
+            a, b = old.head[part].get(name), new.head[part].get(name)
+            if a != b:
+                found.append(f"{name}: {a} and {b}")
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what may be told of this machine and its software: an allow-list, no host name, no environment."""
+    versions = {name: _version(name) for name in ("torch", "numpy", "numba", "mpi4py")}
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions,
+        "mpisign": _version("mpisign"),
+        "commit": _commit(),
+    }
+
+
+def folder_name(facts: dict[str, Any]) -> str:
+    """Name a machine's folder below `results/` by what it is, not by what it is called."""
+    words = re.sub(r"\((r|tm)\)|@.*|\b(cpu|processor)\b", " ", f"{facts['device']} {facts['cores']}-cores", flags=re.I)
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that the package stands in, "-dirty" behind it if changed; None without one."""
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip() or None

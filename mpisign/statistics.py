@@ -1,0 +1,63 @@
+"""Medians, their nonparametric intervals, and verdicts.
+
+No distribution is assumed: times have long right tails (Hoefler & Belli, "Scientific benchmarking of parallel
+computing systems", SC'15, rules 5 to 8).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CONFIDENCE = 0.95
+# Fewer samples than this have no 95 % interval of the median: even their whole range covers it less often.
+ENOUGH = 6
+
+
+class Median(NamedTuple):
+    """A median and the interval that covers the true one with at least the confidence asked for."""
+
+    median: float
+    low: float
+    high: float
+
+
+def median_interval(samples: ArrayLike, confidence: float = CONFIDENCE) -> Median:
+    """Return the median of the samples and its interval between two order statistics.
+
+    The number of samples below the true median is binomial(n, 1/2); the interval leaves out as many samples at each
+    end as that allows (Hoefler & Belli, section 3.1.3). With fewer than ENOUGH samples it is their range. Without
+    samples all three are NaN.
+    """
+    ordered = np.sort(np.asarray(samples, float))
+    n = len(ordered)
+    if not n:
+        return Median(math.nan, math.nan, math.nan)
+    cut, below = 0, 2.0**-n  # `below` is the probability of at most `cut` samples below the median
+    while below <= (1 - confidence) / 2 and cut < (n - 1) // 2:
+        cut += 1
+        below += math.comb(n, cut) * 2.0**-n
+    if below > (1 - confidence) / 2:
+        cut -= 1
+    cut = max(cut, 0)
+    return Median(float(np.median(ordered)), float(ordered[cut]), float(ordered[n - 1 - cut]))
+
+
+def verdict(speedup: Median) -> str:
+    """Say what the interval of a speed-up allows to say: faster, slower or indistinguishable."""
+    if speedup.low > 1:
+        return "faster"
+    return "slower" if speedup.high < 1 else "indistinguishable"
+
+
+def median_ratio(old: ArrayLike, new: ArrayLike, rounds: int = 2000, seed: int = 0) -> Median:
+    """Return median(old) / median(new) of two unpaired series with its percentile-bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    olds, news = (
+        np.median(rng.choice(np.asarray(series, float), (rounds, np.size(series))), axis=1) for series in (old, new)
+    )
+    low, high = np.quantile(olds / news, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Median(float(np.median(np.asarray(old)) / np.median(np.asarray(new))), float(low), float(high))

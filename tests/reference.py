@@ -1,0 +1,51 @@
+"""The slow obvious truth: every fast path equals this, bit for bit. Plain NumPy and Python integers, no kernels."""
+
+import numpy as np
+
+MASK = 2**64 - 1
+
+
+def pack(x):
+    """Bit i of the vector is bit i % 64 of word i // 64; 1 means x < 0."""
+    bits = np.zeros(-(-len(x) // 64) * 64, np.uint8)
+    bits[: len(x)] = np.asarray(x) < 0
+    return np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
+
+
+def bits_of(words):
+    """uint64 (..., W) -> bool (..., 64 W)."""
+    return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=-1, bitorder="little").astype(bool)
+
+
+def unpack(words, n):
+    planes = bits_of(np.atleast_2d(words))[:, :n]
+    signs = np.where(planes[0], -1.0, 1.0)
+    return np.where(planes[1:].any(axis=0), 0.0, signs).astype(np.float32)
+
+
+def momentum(m, g, beta):
+    """m + (1 - beta) (g - m), each operation rounded to float32."""
+    return m + np.float32(1 - beta) * (g - m)
+
+
+def mix(x):
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def coins(seed, step, W):
+    key = mix((mix(seed & MASK) + step) & MASK)
+    return np.array([mix((key + (w + 1) * 0x9E3779B97F4A7C15) & MASK) for w in range(W)], np.uint64)
+
+
+def majority(words_PW, rule="positive", seed=0, step=0):
+    """Count the negative votes of each coordinate; more than half are negative, exactly half is a tie."""
+    P, W = words_PW.shape
+    count = bits_of(words_PW).sum(axis=0, dtype=np.int64)
+    negative, tied = 2 * count > P, 2 * count == P
+    if rule == "random":
+        negative = np.where(tied, bits_of(coins(seed, step, W)), negative)
+    voted = np.packbits(negative, bitorder="little").view("<u8").astype(np.uint64)
+    ties = np.packbits(tied, bitorder="little").view("<u8").astype(np.uint64)
+    return np.stack([voted, ties]) if rule == "zero" else voted

@@ -1,0 +1,226 @@
+"""Collective: run under mpirun. The vote through DistributedDataParallel is the paper's update, on every rank."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import mpisign
+from mpisign import check
+from mpisign.adversary import ADVERSARIES
+from mpisign.baselines import BASELINES, process_group
+from mpisign.contest import Contest, HeldBucket, collect
+from mpisign.exchange import EXCHANGES
+from mpisign.votes import TIES
+
+pytestmark = pytest.mark.mpi
+
+LR, DECAY, BETA = 1e-2, 1e-1, 0.9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_distributed(comm):
+    torch.set_num_threads(1)
+    with process_group(comm, "gloo", one_node=True):
+        yield
+
+
+def small_model():
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(33, 3000), nn.ReLU(), nn.Linear(3000, 101), nn.ReLU(), nn.Linear(101, 3))
+
+
+def parallel(model):
+    """Two buckets after the first step: DDP's first one takes a megabyte, whatever is asked for."""
+    return DistributedDataParallel(model, bucket_cap_mb=0.1, gradient_as_bucket_view=True)
+
+
+def loss_of(model, rank, step):
+    noise = torch.Generator().manual_seed(1000 * step + rank)
+    return model(torch.randn(5, 33, generator=noise)).square().mean()
+
+
+def plain_training(P, steps, rule="positive", beta=BETA):
+    """Train by the paper's algorithm 1, all workers in one process, votes by counting."""
+    model = small_model()
+    parameters = list(model.parameters())
+    momenta = [[np.zeros(p.numel(), np.float32) for p in parameters] for _ in range(P)]
+    for step in range(steps):
+        signs = []
+        for rank in range(P):
+            gradients = torch.autograd.grad(loss_of(model, rank, step), parameters)
+            for m, g in zip(momenta[rank], gradients, strict=True):
+                m[:] = reference.momentum(m, g.numpy().reshape(-1), beta) if beta else g.numpy().reshape(-1)
+            signs.append([np.where(m < 0, -1, 1) for m in momenta[rank]])
+        with torch.no_grad():
+            for i, parameter in enumerate(parameters):
+                tally = sum(signs[rank][i] for rank in range(P))
+                vote = np.sign(tally) if rule == "zero" else np.where(tally < 0, -1, 1)
+                voted = torch.from_numpy(vote.astype(np.float32)).view_as(parameter)
+                parameter.grad = voted
+        torch.optim.SGD(parameters, LR, weight_decay=DECAY).step()
+    return [parameter.detach().numpy() for parameter in parameters]
+
+
+@pytest.mark.parametrize("rule", ["positive", "zero"])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, BETA, name, rule)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
+    for step in range(4):  # DDP divides the buckets anew after the first
+        optimizer.zero_grad()
+        loss_of(replica, comm.rank, step).backward()
+        optimizer.step()
+    state.close()
+    for ours, plain in zip(model.parameters(), plain_training(comm.size, 4, rule), strict=True):
+        assert np.array_equal(ours.detach().numpy(), plain)
+
+
+def test_without_momentum_the_gradients_signs_are_voted_on(comm):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, momentum=0.0)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    loss_of(replica, comm.rank, 0).backward()
+    torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY).step()
+    state.close()
+    for ours, plain in zip(model.parameters(), plain_training(comm.size, 1, beta=0.0), strict=True):
+        assert np.array_equal(ours.detach().numpy(), plain)
+
+
+def test_momentum_is_saved_and_restored(comm):
+    def train(steps, model, state, start=0):
+        replica = parallel(model)
+        replica.register_comm_hook(state, mpisign.vote_hook)
+        for step in range(start, start + steps):
+            model.zero_grad()
+            loss_of(replica, comm.rank, step).backward()
+            torch.optim.SGD(model.parameters(), LR).step()
+
+    straight, whole = small_model(), mpisign.VoteState(comm)
+    train(4, straight, whole)
+    stopped, first = small_model(), mpisign.VoteState(comm)
+    train(2, stopped, first)
+    resumed, second = small_model(), mpisign.VoteState(comm)
+    resumed.load_state_dict(stopped.state_dict())
+    second.load_state_dict(first.state_dict(stopped.parameters()), resumed.parameters())
+    train(2, resumed, second, 2)
+    for state in (whole, first, second):
+        state.close()
+    kept, again = whole.state_dict(straight.parameters()), second.state_dict(resumed.parameters())
+    assert kept["steps"] == again["steps"] == 4
+    assert all(map(torch.equal, kept["momentum"], again["momentum"]))
+    assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
+
+
+def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
+    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
+    for vector in vectors:
+        vector[::5] = 0.0
+    last = len(sizes) - 1
+    return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
+
+
+def methods():
+    return tuple(name for name in BASELINES if name != "nccl") + tuple("vote-" + name for name in EXCHANGES)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("adversary", [None, *ADVERSARIES])
+def test_every_method_passes_the_check(comm, rule, momentum, adversary):
+    mine = adversary if comm.rank % 2 else None
+    contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
+    for iteration in range(3):
+        held = held_buckets(comm, seed=100 * iteration)
+        kept = [bucket.tensor.clone() for bucket in held]
+        samples = list(contest.round(iteration, held))
+        assert sorted(sample["method"] for sample in samples) == sorted(methods())
+        assert [sample["wrong"] for sample in samples] == [0] * len(samples)
+        assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(held, kept, strict=True))
+        contest.apply(iteration, held)
+        assert check.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
+    contest.close()
+
+
+def test_methods_are_played_in_another_order_each_time_the_same_on_all_ranks(comm):
+    contest = Contest(comm, methods(), momentum=0.9, tie="positive", seed=1)
+    orders = [[sample["method"] for sample in contest.round(i, held_buckets(comm))] for i in range(3)]
+    contest.close()
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(other == orders for other in comm.allgather(orders))
+
+
+@pytest.mark.parametrize("method", ["mpi", "gloo", "bf16", "vote-alltoall", "vote-reduce"])
+def test_a_wrong_result_is_counted(comm, method):
+    """One coordinate, on the last rank alone."""
+    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
+    hook, state = contest.hooks[method]
+
+    def faulty(state, bucket):
+        future = hook(state, bucket)
+        if bucket.is_last():
+            future.wait()
+        if bucket.is_last() and comm.rank == comm.size - 1:
+            bucket.buffer()[-1] *= -1.5
+        return future
+
+    contest.hooks[method] = faulty, state
+    (sample,) = contest.round(0, held_buckets(comm))
+    contest.close()
+    assert sample["wrong"] >= 1
+
+
+def test_collect_keeps_the_gradient_and_sends_nothing(comm):
+    model, held = small_model(), []
+    replica = parallel(model)
+    replica.register_comm_hook(held, collect)
+    for step in range(2):
+        held.clear()
+        model.zero_grad()
+        loss_of(replica, comm.rank, step).backward()
+        assert held[-1].last
+        assert sum(bucket.tensor.numel() for bucket in held) == sum(p.numel() for p in model.parameters())
+        alone = torch.autograd.grad(loss_of(model, comm.rank, step), list(model.parameters()))
+        assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
+    assert len(held) > 1
+
+
+def test_nan_votes_plus_one(comm):
+    state = mpisign.VoteState(comm)
+    vector = torch.tensor([float("nan"), -1.0, 1.0])
+    state.vote_bucket(HeldBucket(0, vector, [vector], True))
+    state.close()
+    assert vector.tolist() == [1, -1, 1]
+
+
+def test_process_group_is_there(comm):
+    assert dist.get_world_size() == comm.size
+    assert dist.get_rank() == comm.rank
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"exchange": "ring"}, "exchange: "),
+        ({"tie": "heads"}, "tie: "),
+        ({"momentum": 1.0}, "momentum: "),
+        ({"adversary": "liar"}, "adversary: "),
+    ],
+)
+def test_faulty_arguments_are_named(comm, arguments, named):
+    with pytest.raises(ValueError, match=named):
+        mpisign.VoteState(comm, **arguments)
+
+
+def test_gradients_of_another_type_are_refused(comm):
+    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="bucket: .*float64"):
+        state.vote_bucket(HeldBucket(0, vector, [vector], True))
+    state.close()
