@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from .contest import Contest, HeldBucket
+    from .data import Batch
 
 PROGRAM = "mpisign.bench"
 METHODS = (*BASELINES, *("vote-" + name for name in EXCHANGES))
@@ -78,6 +79,7 @@ class Setting:
     nodes: list[int]
     path: Path
     machine: dict[str, Any]
+    batches: Iterator[Batch] | None  # None in a sweep
 
 
 def settle(config: Config, comm: MPI.Comm) -> Setting:
@@ -113,19 +115,30 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     guilty = traitors(config.adversaries, comm.size, config.seed)
     if config.bucket_mb <= 0:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
+    batches = None
     if not config.sizes:
         models.check(config.model, config.image_size, config.batch_size)
+        batches = _batches(config, own_seed=config.seed * comm.size + comm.rank)
     path = Path(config.output) if config.output else _default_path(config, machine)
     fault = records.unwritable(path) if comm.rank == 0 else None
     if fault:
         raise ValueError(f"output: {fault}")
     adversary = config.adversary if comm.rank in guilty else None
-    return Setting(config, device, methods, skipped, adversary, nodes, path, machine)
+    return Setting(config, device, methods, skipped, adversary, nodes, path, machine, batches)
+
+
+def _batches(config: Config, own_seed: int) -> Iterator[Batch]:
+    from . import data
+
+    if config.data:
+        return data.folder(Path(config.data), config.batch_size, config.image_size, own_seed)
+    return data.synthetic(config.batch_size, config.image_size, own_seed)
 
 
 def _default_path(config: Config, machine: dict[str, Any]) -> Path:
     date = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    name = f"{'sweep' if config.sizes else config.model}-{machine['ranks']}-ranks"
+    what = "sweep" if config.sizes else "-".join(filter(None, (config.model, Path(config.data).name)))
+    name = f"{what}-{machine['ranks']}-ranks"
     return Path("results", records.folder_name(machine), f"{date}-{machine['commit'] or 'no-commit'}-{name}.jsonl")
 
 
@@ -186,19 +199,14 @@ def measure_model(comm: MPI.Comm, setting: Setting, contest: Contest, recorder: 
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
 
-    from . import check, data, models
+    from . import check, models
     from .contest import collect, synchronize
     from .spans import Spans
 
-    config, device = setting.config, setting.device
+    config, device, batches = setting.config, setting.device, setting.batches or iter(())
     torch.manual_seed(config.seed)
     model = models.build(config.model, config.image_size).to(device)
     recorder.run.head["coordinates"] = sum(parameter.numel() for parameter in model.parameters())
-    own_seed = config.seed * comm.size + comm.rank
-    if config.data:
-        batches = data.folder(Path(config.data), config.batch_size, config.image_size, own_seed)
-    else:
-        batches = data.synthetic(config.batch_size, config.image_size, own_seed)
     # BatchNorm's statistics stay each rank's own: no method shall pay for broadcasting them. The option has two names.
     known = inspect.signature(DistributedDataParallel).parameters
     own_buffers: dict[str, Any] = {

@@ -5,7 +5,7 @@ x <- x - lr * (sign(vote) + w * x); the momentum is each worker's own, before th
 """
 
 # No postponed annotations here: DDP looks at those of its hooks.
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -61,7 +61,7 @@ class VoteState:
         self._plans: dict[int, Exchange] = {}
         # Momentum lies flat, bucket by bucket; a parameter's view outlives a new division into buckets.
         self._buckets: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
-        self._views = WeakTensorKeyDictionary()  # parameter -> its momentum
+        self._views: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()  # by parameter
 
     def close(self) -> None:
         """Free the plans and the communicator. Collective."""

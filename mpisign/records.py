@@ -127,8 +127,8 @@ def machine() -> dict[str, Any]:
 
 def folder_name(facts: dict[str, Any]) -> str:
     """Name a machine's folder below `results/` by what it is, not by what it is called."""
-    words = re.sub(r"\((r|tm)\)|@.*|\b(cpu|processor)\b", " ", f"{facts['device']} {facts['cores']}-cores", flags=re.I)
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    device = re.sub(r"\((r|tm)\)|@.*|\b(cpu|processor)\b", " ", facts["device"], flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", f"{device} {facts['cores']} cores".lower()).strip("-")
 
 
 def _version(package: str) -> str | None:

@@ -262,7 +262,13 @@ def _iterations(run: Run, style: str) -> str:
         if key not in slowest or line["seconds"] > slowest[key]["seconds"]:
             slowest[key] = line
     cells = [
-        [i, method, line["rank"], milliseconds(line["seconds"]), *(milliseconds(line[name]) if name in line else "" for name in names)]
+        [
+            i,
+            method,
+            line["rank"],
+            milliseconds(line["seconds"]),
+            *(milliseconds(line[name]) if name in line else "" for name in names),
+        ]
         for (i, method), line in slowest.items()
     ]
     headers = ["iteration", "method", "slowest rank", "comm ms", *names]

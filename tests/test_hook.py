@@ -221,6 +221,6 @@ def test_faulty_arguments_are_named(comm, arguments, named):
 
 def test_gradients_of_another_type_are_refused(comm):
     state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match="bucket: .*float64"):
+    with pytest.raises(ValueError, match=r"bucket: .*float64"):
         state.vote_bucket(HeldBucket(0, vector, [vector], True))
     state.close()

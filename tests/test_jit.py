@@ -3,8 +3,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 VOTE = """
 import numpy as np, sys
@@ -18,9 +16,9 @@ print(jit.cache_folder())
 """
 
 
-def vote(environment, user=None):
+def vote(environment):
     return subprocess.Popen(
-        [sys.executable, "-c", VOTE], cwd=ROOT, text=True, user=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", VOTE], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"} | environment,
     )  # fmt: skip
 
@@ -41,14 +39,5 @@ def test_processes_that_start_together_run_the_right_code_and_compile_it_once(tm
     assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nbc")} == written
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user who may write nowhere")
 def test_an_install_without_a_writable_folder_still_votes():
-    try:
-        process = vote({"HOME": "/nonexistent"}, user=65534)
-    except PermissionError:
-        pytest.skip("this Python may be run by root alone")
-    output, errors = process.communicate(timeout=240)
-    if "Permission denied" in errors:
-        pytest.skip("this Python or checkout may be read by root alone")
-    assert process.returncode == 0, errors
-    assert output.strip() == "None"
+    assert finish(vote({"XDG_CACHE_HOME": "/proc/nowhere"})) == "None"

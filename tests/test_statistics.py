@@ -31,7 +31,9 @@ def test_it_agrees_with_scipy():
 
 def test_it_covers_at_the_nominal_rate():
     rng = np.random.default_rng(1)
-    covered = sum(low <= math.log(2) <= high for _, low, high in (median_interval(rng.exponential(size=20)) for _ in range(2000)))
+    covered = sum(
+        low <= math.log(2) <= high for _, low, high in (median_interval(rng.exponential(size=20)) for _ in range(2000))
+    )
     assert 0.95 <= covered / 2000 < 0.99
 
 

@@ -1,0 +1,99 @@
+"""How fast are the exchanges, coding included, next to MPI's fp32 all-reduce of the same gradient?
+
+    mpirun -n 16 python benchmarks/exchanges.py [--output FILE]      python benchmarks/exchanges.py --show FILE
+
+On one gradient, in random order, the slowest rank's time: MPI's all-reduce, each vote with its coding (pack and
+unpack, no momentum), the coding alone (what no exchange can beat), and the reduction with its operation in Python.
+"""
+
+import time
+
+import numpy as np
+from keep import keep_and_show
+from tabulate import tabulate
+
+from mpisign import bits, mpi, votes
+from mpisign.exchange import EXCHANGES, Reduce
+from mpisign.statistics import median_interval
+
+N, ROUNDS = 25_600_000, 15
+DENSE, NATIVE, PYTHON = "MPI fp32 all-reduce", "vote-reduce", "vote-reduce, op in Python"
+
+
+class PythonReduce(Reduce):
+    """The same reduction of the same counters, its operation a Python function over NumPy: what mpi4py offers."""
+
+    def _plan(self):
+        from mpi4py import MPI
+
+        super()._plan()
+        self._sum.op.Free()
+        self._sum.op = MPI.Op.Create(self._merge, commute=True)
+
+    def _merge(self, a, b, datatype):
+        shape = -1, votes.planes_for(self.P), votes.BLOCK
+        x, y = (np.frombuffer(buffer, np.uint64).reshape(shape) for buffer in (a, b))
+        carry = np.zeros_like(x[:, 0])
+        for k in range(shape[1]):
+            half = x[:, k] ^ y[:, k]
+            carry, y[:, k] = (x[:, k] & y[:, k]) | (half & carry), half ^ carry
+
+
+def contestants(comm, gradient, work):
+    """Return {name: what it runs}; votes leave their signs in `work`."""
+    words = np.empty(bits.words_for(N), np.uint64)
+
+    def vote(plan):
+        bits.pack(gradient, plan.words)
+        bits.unpack(plan.vote(), N, work)
+
+    plans = {f"vote-{name}": plan(comm, len(words)) for name, plan in EXCHANGES.items()}
+    plans[PYTHON] = PythonReduce(comm, len(words))
+    runs = {name: lambda plan=plan: vote(plan) for name, plan in plans.items()}
+    runs[DENSE] = lambda: comm.Allreduce(gradient, work)
+    runs["coding alone"] = lambda: bits.unpack(bits.pack(gradient, words), N, work)
+    return runs
+
+
+def measure():
+    from mpi4py import MPI
+
+    with mpi.session("exchanges") as comm:
+        gradient = np.random.default_rng(comm.rank).standard_normal(N, dtype=np.float32)
+        work, order = np.empty_like(gradient), np.random.default_rng(0)
+        runs = contestants(comm, gradient, work)
+        samples, signs = {name: [] for name in runs}, set()
+        for play in range(-2, ROUNDS):
+            for name in order.permutation(list(runs)):
+                mpi.gather_quietly(comm)
+                comm.Barrier()
+                began = time.perf_counter()
+                runs[name]()
+                seconds = comm.allreduce(time.perf_counter() - began, MPI.MAX)
+                if play >= 0:
+                    samples[name].append(seconds)
+                if name.startswith("vote"):
+                    signs.add(bits.pack(work).tobytes())
+        if comm.allreduce(len(signs)) != comm.size or len(set(comm.allgather(hash(next(iter(signs)))))) != 1:
+            raise RuntimeError("the votes differ")
+        if comm.rank == 0:
+            for name, seconds in samples.items():
+                yield {"type": "exchange", "name": name, "ranks": comm.size, "samples": seconds}
+
+
+def show(lines, style):
+    samples, table = {line["name"]: np.array(line["samples"]) for line in lines}, []
+    for name, seconds in sorted(samples.items(), key=lambda item: np.median(item[1])):
+        median, low, high = median_interval(1e3 * seconds)
+        ratio = median_interval(samples[DENSE] / seconds)
+        table.append([name, f"{median:.1f} [{low:.1f}, {high:.1f}]",
+                      f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"])  # fmt: skip
+    print(f"{lines[0]['ranks']} ranks, {N:,} coordinates, {len(lines[0]['samples'])} rounds; all votes alike\n")
+    print(tabulate(table, ["", "ms [95 %]", f"{DENSE} / this [95 %]"], style, colalign=("left", "right", "right")))
+    python = median_interval(samples[PYTHON] / samples[NATIVE])
+    print(f"\nWith the operation in Python it takes {python.median:.2f} [{python.low:.2f}, {python.high:.2f}] "
+          "times as long, coding and exchange included.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    keep_and_show("exchanges", __doc__, measure, show)

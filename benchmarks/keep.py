@@ -1,0 +1,29 @@
+"""What the files here share: measure and keep, or show what was kept."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mpisign import records
+
+
+def keep_and_show(name, description, measure, show):
+    """Call `measure`, keep its lines behind the machine's, and `show` them; or only show those of a file.
+
+    `measure` yields dicts, or nothing at all on ranks other than 0. `show` takes them and a style of tabulate's.
+    """
+    arguments = argparse.ArgumentParser(prog=name, description=description.splitlines()[0])
+    arguments.add_argument("--output", type=Path, metavar="FILE", help="keep the samples as JSON lines")
+    arguments.add_argument("--show", type=Path, metavar="FILE", help="measure nothing, show a kept file as markdown")
+    options = arguments.parse_args()
+    if options.show:
+        machine, *lines = map(json.loads, options.show.read_text().splitlines())
+        show(lines, "pipe")
+        about = f"\n{machine['cpu']}, {machine['cores']} cores; numba {machine['numba']}, torch {machine['torch']}"
+        print(f"{about}, mpisign commit {machine['commit']}")
+        return
+    lines = list(measure())
+    if lines:
+        show(lines, "simple")
+        if options.output:
+            records.write(options.output, map(json.dumps, [{"type": "machine", **records.machine()}, *lines]))

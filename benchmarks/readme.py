@@ -1,0 +1,47 @@
+"""What the READMEs show, drawn from the newest records in results/; cog runs it (`make readme`)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def newest(name: str) -> Path:
+    """Return the newest record of that name; its file name begins with its date."""
+    found = sorted((ROOT / "results").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
+    if not found:
+        raise SystemExit(f"no record of {name} in results/")
+    return found[-1].relative_to(ROOT)
+
+
+def show(name: str, *command: str) -> None:
+    """Print what `command` makes of the newest record of that name, and where the record is."""
+    record = newest(name)
+    drawn = subprocess.run(
+        [sys.executable, *command, str(record)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    print(f"\nFrom [`{record}`]({record}):\n\n{drawn.stdout.rstrip()}\n")
+
+
+def report(name: str) -> None:
+    """Print the tables of a run of the bench."""
+    show(name, "-m", "mpisign.report", "--format", "markdown")
+
+
+def benchmark(name: str) -> None:
+    """Print the table of a file in benchmarks/."""
+    show(name, f"benchmarks/{name}.py", "--show")
+
+
+def records() -> None:
+    """List all records, each with its head line."""
+    sys.path.insert(0, str(ROOT))
+    from mpisign import records, table
+
+    print()
+    for path in sorted((ROOT / "results").glob("*/*.jsonl")):
+        first = path.read_text().split("\n", 1)[0]
+        said = table.title(records.read(path)) if '"type": "run"' in first else "a file of benchmarks/"
+        print(f"- [`{path.parent.name}/{path.name}`]({path.parent.name}/{path.name}): {said}")
+    print()

@@ -1,0 +1,32 @@
+"""Start commands as a user does: under the mpirun that lies beside this Python, or the one on the PATH."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BESIDE = Path(sys.executable).parent / "mpirun"
+MPIRUN = str(BESIDE) if BESIDE.exists() else shutil.which("mpirun") or "mpirun"
+
+
+def mpirun(ranks, *command):
+    """Return the command line that starts Python on so many ranks, more than there are cores if need be."""
+    version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True, check=False).stdout
+    return [MPIRUN, *(["--oversubscribe"] if "Open MPI" in version else []), "-n", str(ranks), sys.executable, *command]
+
+
+def environment(**extra):
+    """Return this environment without what a launcher may have left in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "SLURM_", "OMPI_COMM"))}
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    return kept | root | {"PYTHONPATH": str(ROOT)} | extra
+
+
+def run(ranks, *command, cwd=ROOT, timeout=240, **extra):
+    """Run and wait; a run that hangs is killed and fails the test."""
+    return subprocess.run(
+        mpirun(ranks, *command), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip

@@ -1,0 +1,209 @@
+"""The command itself, as a user starts it."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from launch import ROOT, environment, mpirun, run
+
+from mpisign import records, table
+from mpisign.bench import METHODS
+
+BENCH = ("-m", "mpisign.bench")
+TINY = (*BENCH, "--model", "tiny", "--image-size", "32", "--iterations", "6", "--warmup", "1")
+HERE = tuple(name for name in METHODS if name != "nccl")
+
+
+def our_lines(errors):
+    """Return the lines of a program of ours, without what an mpirun says of a non-zero exit code."""
+    return [line for line in errors.splitlines() if line.startswith("mpisign")]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_table(tmp_path, ranks):
+    ended = run(ranks, *TINY, "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    assert ended.stdout.rstrip() == table.render(kept, "table", per_iteration=True)
+    assert "baseline: gloo" in ended.stdout
+    assert "nccl did not run: NCCL needs CUDA devices" in ended.stdout
+    assert "replicas: bit-identical" in ended.stdout
+    assert ("nothing to exchange" in ended.stdout) == (ranks == 1)
+    rows = {row["method"]: row for row in table.rows(kept)}
+    assert tuple(rows) == HERE
+    assert all(row["wrong"] == 0 for name, row in rows.items() if name != "none")
+    assert len(kept.exchange) == 6 * ranks * len(HERE)
+    assert len(kept.compute) == 6 * ranks
+    for line in kept.compute + kept.exchange:
+        assert all(value >= 0 for value in line.values() if isinstance(value, float))
+    for line in kept.exchange:
+        spans = [value for name, value in line.items() if isinstance(value, float) and name not in ("seconds", "wait")]
+        assert sum(spans) <= line["seconds"]
+        if line["method"].startswith("vote"):
+            assert {"wait", "pack", "unpack"} <= set(line)
+    assert {line["method"]: set(line) for line in kept.exchange}["vote-alltoall"] >= {
+        "all-to-all",
+        "vote",
+        "all-gather",
+    }
+
+
+def test_traitors_a_coin_and_a_choice_of_methods(tmp_path):
+    chosen = "none,mpi,vote-alltoall"
+    ended = run(3, *TINY, "--methods", chosen, "--tie", "random", "--adversaries", "1", "--adversary", "random",
+                "--format", "csv", "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    rows = list(csv.DictReader(io.StringIO(ended.stdout)))
+    assert [row["method"] for row in rows] == chosen.split(",")
+    assert tuple(rows[0]) == table.KEYS
+    assert {row["baseline"] for row in rows} == {"mpi"}
+
+
+def test_a_sweep_over_sizes(tmp_path):
+    ended = run(
+        2, *BENCH, "--sizes", "4:1K:16", "--iterations", "3", "--format", "json", "--output", "r.jsonl", cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(ended.stdout)
+    assert [row["bytes"] for row in rows] == [size for size in (4, 64, 1024) for _ in HERE]
+    assert {row["wrong"] for row in rows} == {0, None}
+
+
+def test_real_pictures(tmp_path):
+    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "make_photos.py", tmp_path / "photos"], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert made.stdout.startswith("80 pictures in")
+    ended = run(2, *TINY, "--data", "photos", "--methods", "gloo,vote-alltoall", "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    assert kept.head["config"]["data"] == "photos"
+    assert "photos pictures of 32 x 32" in ended.stdout
+    assert all(line["data"] > 0 for line in kept.compute)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "resnet5000"], "model: unknown name 'resnet5000'"),
+        (["--methods", "vote-ring"], "unknown name 'vote-ring', choose from none, mpi"),
+        (["--methods", "nccl"], "methods: nccl cannot run: NCCL needs CUDA devices"),
+        (["--tie", "heads"], "invalid choice: 'heads'"),
+        (["--sizes", "1K"], "no range of sizes"),
+        (["--data", "empty"], "data: empty is no folder of class folders with pictures"),
+        (["--data", "nowhere"], "data: nowhere is no folder"),
+        (["--output", "/dev/null/r.jsonl"], "output: /dev/null is not a folder"),
+        (["--output", "empty"], "output: empty is a folder"),
+        (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
+        (["--iterations", "0"], "0 is less than 1"),
+        (["--batch-size", "x"], "'x' is not a whole number"),
+        (["--momentum", "1"], "1 is not in [0, 1)"),
+        (["--bucket-mb", "0"], "bucket_mb: must be above 0"),
+        (["--model", "resnet18", "--image-size", "32"], "image_size: resnet18 takes no batch of 1"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line_and_code_2(tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    output = [] if "--output" in arguments else ["--output", "r.jsonl"]
+    model = [] if "--model" in arguments else ["--model", "tiny", "--image-size", "32"]
+    ended = run(2, *BENCH, *model, *arguments, *output, cwd=tmp_path)
+    assert ended.returncode == 2
+    lines = our_lines(ended.stderr)
+    assert len(lines) == 1, ended.stderr
+    assert said in lines[0]
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout.strip() == "" or "BAD TERMINATION" in ended.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_ranks_started_singly_are_told_how_to_start(tmp_path):
+    ended = subprocess.run([sys.executable, *TINY], cwd=tmp_path, env=environment(SLURM_NTASKS="4", SLURM_PROCID="0"),
+                           capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    assert ended.returncode == 2
+    (line,) = our_lines(ended.stderr)
+    assert "was to start 4 ranks, but MPI sees 1" in line
+    assert "srun --mpi=" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = """
+import sys, time
+from mpi4py import MPI
+from mpisign import bench, check
+rank = MPI.COMM_WORLD.rank
+def broken(*arguments):
+    {what}
+check.wrong_signs = broken
+sys.exit(bench.main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):
+    program = BROKEN.format(what="1 / 0 if rank == 1 else None; return 0")
+    ended = run(3, "-c", program, *TINY[2:], "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode not in (0, 2)
+    assert "rank 1 failed, the job ends" in ended.stderr
+    assert "ZeroDivisionError" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_result_is_shown_and_the_exit_code_is_1(tmp_path):
+    program = BROKEN.format(what="return int(rank == 1)")
+    ended = run(2, "-c", program, *TINY[2:], "--methods", "gloo,vote-server", "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "wrong coordinates" in ended.stderr
+    assert {row["method"]: row["wrong"] for row in table.rows(records.read(tmp_path / "r.jsonl"))}["vote-server"] == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_rank_and_ctrl_c_end_the_job(tmp_path, how):
+    command = mpirun(3, *TINY, "--iterations", "100000", "--output", "r.jsonl")
+    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                           text=True, start_new_session=True)  # fmt: skip
+    try:
+        while "methods" not in job.stderr.readline():  # it says so when it starts
+            assert job.poll() is None
+        time.sleep(8)
+        if how == signal.SIGKILL:
+            ranks = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+            mine = [int(line.split()[0]) for line in ranks.splitlines() if "100000" in line and "mpirun" not in line]
+            os.kill(mine[-1], how)
+        else:
+            job.send_signal(how)
+        job.communicate(timeout=60)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_neither_mpi_nor_torch():
+    program = """
+import sys
+sys.argv = ["bench", "--help"]
+try:
+    from mpisign import bench
+    bench.main()
+except SystemExit as ended:
+    assert not ended.code
+    loaded = {"torch", "torchvision", "mpi4py", "mpi4py.MPI", "sklearn"} & set(sys.modules)
+    assert not loaded, loaded
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert all(name in "".join(ended.stdout.split()) for name in METHODS)  # as lines are broken at hyphens
+
+
+def test_report_needs_neither_mpi_nor_torch():
+    program = "import sys, mpisign.report; assert not {'torch', 'mpi4py', 'numba'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment())

@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mpisign import records, report, table
+from mpisign.statistics import Median
+
+
+def made_run(slow=1.0, sizes=(), iterations=8, **machine):
+    """A record of two ranks whose times are known: compute 10 ms, gloo 8 ms, the vote 2 ms, on the slower rank."""
+    methods = ["none", "gloo", "vote-alltoall"]
+    seconds = {"none": 1e-6, "gloo": 8e-3, "vote-alltoall": 2e-3 * slow}
+    facts = {"cpu": "X", "cores": 2, "device": "X", "ranks": 2, "nodes": 1, "mpi": "M 1", "python": "3", "torch": "2"}
+    facts |= {"ranks_per_core": 1.0, "torch_threads": 1, "thread_level": "multiple", "numba": "0", "mpi4py": "4"}
+    facts |= {"commit": "abc"} | machine
+    config = {"model": "tiny", "batch_size": 3, "image_size": 32, "data": "", "sizes": list(sizes), "bucket_mb": 25.0,
+              "tie": "positive", "momentum": 0.9, "adversaries": 0, "adversary": "invert", "iterations": iterations,
+              "seed": 0}  # fmt: skip
+    traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
+    run = records.Run({"type": "run", "format": records.FORMAT, "config": config, "machine": facts, "methods": methods,
+                       "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100,
+                       "traffic": dict.fromkeys(map(str, sizes or ["model"]), traffic)})  # fmt: skip
+    for iteration in range(iterations):
+        jitter = 1 + iteration / 1000
+        for rank in range(2):
+            share = jitter * (1.0 if rank else 0.5)
+            if not sizes:
+                seconds_of = {"data": 1e-3, "forward": 3e-3, "backward": 5e-3, "step": 1e-3}
+                line = {"type": "compute", "rank": rank, "iteration": iteration}
+                run.compute.append(line | {name: value * share for name, value in seconds_of.items()})
+            for size in sizes or [None]:
+                for method in methods:
+                    line = {"type": "exchange", "rank": rank, "iteration": iteration, "method": method, "wrong": 0,
+                            "seconds": seconds[method] * share, "wait": 1e-4}  # fmt: skip
+                    line |= {"pack": 5e-4 * share, "all-to-all": 1e-3 * share} if method.startswith("vote") else {}
+                    run.exchange.append(line | ({"bytes": size} if size else {}))
+    run.end = {"type": "end", "wrong": 0, "wall_s": 1.0, "replicas_identical": True}
+    return run
+
+
+def kept(run, path):
+    records.write(path, run.lines())
+    return path
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    run = made_run()
+    again = records.read(kept(run, tmp_path / "new" / "folder" / "r.jsonl"))
+    assert again == run
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["r.jsonl"]
+
+
+def test_a_write_that_fails_leaves_nothing_and_keeps_the_old(tmp_path):
+    path = kept(made_run(), tmp_path / "r.jsonl")
+    before = path.read_bytes()
+
+    def broken():
+        yield "half"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        records.write(path, broken())
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_told(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    assert records.unwritable(Path("/dev/full/x")) is not None
+    assert records.unwritable(tmp_path) == f"{tmp_path} is a folder"
+    assert records.unwritable(tmp_path / "a" / "b.jsonl") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "no json", '{"type": "run", "format": 1}', '{"type": "end"}'])
+def test_what_is_no_record_is_refused(tmp_path, text):
+    (tmp_path / "r").write_text(text)
+    with pytest.raises(ValueError, match="no record"):
+        records.read(tmp_path / "r")
+    assert report.main([str(tmp_path / "r")]) == 2
+
+
+def test_rows_take_the_slowest_rank_and_pair_the_iterations():
+    rows = {row["method"]: row for row in table.rows(made_run())}
+    vote = rows["vote-alltoall"]
+    assert tuple(vote) == table.KEYS
+    assert vote["compute_s"] == pytest.approx(10e-3, rel=0.01)
+    assert vote["comm_s"] == pytest.approx(2e-3, rel=0.01)
+    assert vote["iteration_s"] == pytest.approx(12e-3, rel=0.01)
+    assert vote["images_per_s"] == pytest.approx(6 / 12e-3, rel=0.01)
+    assert vote["speedup"] == pytest.approx(18 / 12)
+    assert vote["comm_ratio"] == pytest.approx(4)
+    assert (vote["sent_bytes"], vote["received_bytes"], vote["busiest_bytes"]) == (20, 20, 30)
+    assert vote["verdict"] == "faster"
+    assert rows["gloo"]["verdict"] == "baseline"
+    assert rows["none"]["verdict"] == "ceiling"
+    assert rows["none"]["wrong"] is None
+
+
+def test_the_breakdown_adds_up():
+    names, rows = table.breakdown(made_run())
+    vote = next(row for row in rows if row["method"] == "vote-alltoall")
+    assert names == ["compute", "wait", "pack", "all-to-all", "step", "other"]
+    assert sum(vote[name] for name in names if name != "wait") == pytest.approx(12e-3 * 0.75, rel=0.01)
+
+
+@pytest.mark.parametrize("form", table.FORMATS)
+def test_every_form_tells_every_method(form):
+    text = table.render(made_run(), form, per_iteration=True)
+    assert all(method in text for method in ("none", "gloo", "vote-alltoall"))
+    if form == "json":
+        assert [tuple(row) for row in json.loads(text)] == [table.KEYS] * 3
+    elif form == "csv":
+        assert text.splitlines()[0] == ",".join(table.KEYS)
+    else:
+        assert "baseline: gloo" in text
+        assert "nccl did not run: no CUDA" in text
+
+
+def test_a_sweep_has_a_row_for_each_size():
+    run = made_run(sizes=(1024, 4096))
+    assert [(row["bytes"], row["method"]) for row in table.rows(run)][:4] == [
+        (1024, "none"), (1024, "gloo"), (1024, "vote-alltoall"), (4096, "none")]  # fmt: skip
+    text = table.render(run, "table")
+    assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
+
+
+def test_report_redraws_and_compares(tmp_path, capsys):
+    old, new = kept(made_run(), tmp_path / "old"), kept(made_run(slow=1.5), tmp_path / "new")
+    assert report.main([str(old), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.strip() == table.render(made_run(), "csv")
+    assert report.main(["--compare", str(old), str(new)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
+    assert lines["vote-alltoall"].endswith("slower")
+    assert lines["gloo"].endswith("indistinguishable")
+
+
+def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys):
+    old, new = kept(made_run(), tmp_path / "old"), kept(made_run(ranks=3), tmp_path / "new")
+    assert report.main(["--compare", str(old), str(new)]) == 2
+    assert "ranks: 2 and 3" in capsys.readouterr().err
+    assert report.main(["--compare", "--anyway", str(old), str(new)]) == 0
+    assert "WARNING: the runs differ in ranks: 2 and 3" in capsys.readouterr().out
+
+
+def test_a_machine_is_told_by_what_it_is():
+    facts = records.machine()
+    assert set(facts) == {"cpu", "cores", "system", "python", "torch", "numpy", "numba", "mpi4py", "mpisign", "commit"}
+    name = records.folder_name({"device": "Intel(R) Xeon(R) CPU E5-2690 v4 @ 2.60GHz", "cores": 28})
+    assert name == "intel-xeon-e5-2690-v4-28-cores"
+
+
+def test_ratios_print_with_their_interval():
+    assert table.ratio_text(Median(1.234, 1.1, 123.4)) == "1.23 [1.10, 123]"
