@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,8 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     local = nodes[: comm.rank].count(nodes[comm.rank])
     cuda = torch.cuda.is_available() and torch.cuda.device_count() >= on_node
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
     machine = {**records.machine(), **mpi.facts(comm), "nodes": len(set(nodes))}
     machine["device"] = torch.cuda.get_device_name(device) if cuda else machine["cpu"]
     machine["ranks_per_core"] = on_node / machine["cores"]
@@ -313,7 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recorder = Recorder(comm, setting)
             (measure_sizes if config.sizes else measure_model)(comm, setting, contest, recorder)
         run = recorder.run
-        run.end |= {"type": "end", "wrong": recorder.wrong, "wall_s": time.monotonic() - began}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        run.end |= {"type": "end", "wrong": recorder.wrong, "wall_s": time.monotonic() - began,
+                    "peak_bytes": comm.allgather(peak)}  # fmt: skip
         code = finish(run, setting, config) if comm.rank == 0 else 0
         return int(comm.bcast(code))
 

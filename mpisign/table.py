@@ -289,6 +289,7 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         f"numba {machine['numba']}, mpi4py {machine['mpi4py']}, Python {machine['python']}, "
         f"mpisign commit {machine['commit']}"
     )
+    said.append(f"memory: at most {max(run.end['peak_bytes']) / 1e9:.2f} GB resident in a rank")
     said.append(
         f"vote: tie rule {config['tie']}, momentum {config['momentum']}, traitors: {config['adversaries']}"
         + (f" ({config['adversary']})" if config["adversaries"] else "")

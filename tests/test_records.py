@@ -35,7 +35,7 @@ def made_run(slow=1.0, sizes=(), iterations=8, **machine):
                             "seconds": seconds[method] * share, "wait": 1e-4}  # fmt: skip
                     line |= {"pack": 5e-4 * share, "all-to-all": 1e-3 * share} if method.startswith("vote") else {}
                     run.exchange.append(line | ({"bytes": size} if size else {}))
-    run.end = {"type": "end", "wrong": 0, "wall_s": 1.0, "replicas_identical": True}
+    run.end = {"type": "end", "wrong": 0, "wall_s": 1.0, "peak_bytes": [10**9, 2 * 10**9], "replicas_identical": True}
     return run
 
 
