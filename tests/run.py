@@ -28,7 +28,7 @@ STEPS = {
     "ruff format": [HERE / "ruff", "format", "--check", "."],
     "mypy --strict": [HERE / "mypy"],
     "import-linter": [HERE / "lint-imports"],
-    "numbers in the READMEs": [HERE / "cog", "--check", "-I", "benchmarks", "README.md", "results/README.md"],
+    "numbers in the READMEs": [HERE / "cog", "--check", "-P", "-I", "benchmarks", "README.md", "results/README.md"],
     "pytest, and the commands under MPICH": [HERE / "python", *PYTEST, "-m", "not mpi"],
     **{f"collective, MPICH, {ranks} ranks": collective(HERE, ranks) for ranks in (1, 2, 3, 4)},
     "exchanges, MPICH, 16 ranks": collective(HERE, 16, "tests/test_exchange.py"),
