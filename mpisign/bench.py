@@ -84,7 +84,7 @@ class Setting:
 
 
 def settle(config: Config, comm: MPI.Comm) -> Setting:
-    """Check the arguments and look at the machine. Collective, but a faulty argument raises on its rank alone.
+    """Look at the machine, collectively, then check the arguments: a fault may raise on one rank alone.
 
     Raises:
         ValueError: an argument can't be met; it is named.
@@ -98,7 +98,9 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
 
     on_node = nodes.count(nodes[comm.rank])
     local = nodes[: comm.rank].count(nodes[comm.rank])
-    cuda = torch.cuda.is_available() and torch.cuda.device_count() >= on_node
+    # What one rank can't, none does: all must run the same methods on the same kind of device.
+    cuda = all(comm.allgather(torch.cuda.is_available() and torch.cuda.device_count() >= on_node))
+    without_nccl = next(filter(None, comm.allgather(nccl_fault(on_node))), None)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -109,8 +111,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     torch.set_num_threads(machine["torch_threads"])
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if cuda else 1))
 
-    fault = nccl_fault(on_node)
-    skipped = {name: fault for name in METHODS if fault and name in BASELINES and BASELINES[name].needs_nccl}
+    skipped = {name: without_nccl for name, rival in BASELINES.items() if without_nccl and rival.needs_nccl}
     for method in config.methods:
         if method in skipped:
             raise ValueError(f"methods: {method} cannot run: {skipped[method]}")

@@ -153,6 +153,8 @@ def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tens
     The serial schedule, as in the paper: buckets wait for the last one, then all are exchanged in their order.
     """
     future: torch.futures.Future[Tensor] = torch.futures.Future()
+    if bucket.index() == 0:
+        state.queue = []  # what a backward that raised may have left
     state.queue.append((bucket, future))
     if bucket.is_last():
         queue, state.queue = state.queue, []

@@ -74,9 +74,12 @@ def session(program: str) -> Iterator[MPI.Comm]:
         comm.Abort(1)
 
 
-def refuse(program: str, fault: str) -> NoReturn:
-    """End with one line, printed by one rank, and exit code 2. Every rank must come here."""
-    if launched()[2] == 0:
+def refuse(program: str, fault: str, rank: int | None = None) -> NoReturn:
+    """End with one line, printed by rank 0, and exit code 2. Every rank must come here.
+
+    `rank` is this one's, where MPI has started; else what the launcher said of it.
+    """
+    if (launched()[2] if rank is None else rank) == 0:
         print(f"{program}: error: {fault}", file=sys.stderr, flush=True)
     raise SystemExit(FAULTY)
 
@@ -93,7 +96,7 @@ def refusing(comm: MPI.Comm, program: str) -> Iterator[None]:
     for rank, told in enumerate(faults):
         if told is not None:
             everywhere = all(other == told for other in faults)
-            refuse(program, told if everywhere or comm.size == 1 else f"{told} (on rank {rank})")
+            refuse(program, told if everywhere else f"{told} (on rank {rank})", comm.rank)
 
 
 def gather_quietly(comm: MPI.Comm) -> None:

@@ -27,6 +27,7 @@ CODING_SPANS = (
     "vote",
     "unpack",
 )  # `wait` comes before the clock starts; every other span is the exchange
+SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 FORMATS = ("table", "markdown", "csv", "json")
 
 
@@ -301,6 +302,8 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         said.append(
             "WARNING: more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
         )
+    if config["warmup"] < SETTLED and run.compute:
+        said.append(f"WARNING: {config['warmup']} warm-up iterations: DDP settles its buckets in the first {SETTLED}")
     if 0 < config["iterations"] < ENOUGH:
         least = 1 - 2.0 ** (1 - config["iterations"])
         said.append(

@@ -16,7 +16,7 @@ def made_run(slow=1.0, sizes=(), iterations=8, **machine):
     facts |= {"commit": "abc"} | machine
     config = {"model": "tiny", "batch_size": 3, "image_size": 32, "data": "", "sizes": list(sizes), "bucket_mb": 25.0,
               "tie": "positive", "momentum": 0.9, "adversaries": 0, "adversary": "invert", "iterations": iterations,
-              "seed": 0}  # fmt: skip
+              "warmup": 2, "seed": 0}  # fmt: skip
     traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
     run = records.Run({"type": "run", "format": records.FORMAT, "config": config, "machine": facts, "methods": methods,
                        "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100,
