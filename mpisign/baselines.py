@@ -104,8 +104,8 @@ BASELINES: dict[str, Baseline] = {
 REFERENCES = ("nccl", "gloo", "mpi")
 
 
-def nccl_fault(ranks_on_node: int) -> str | None:
-    """Say why NCCL can't run here, or None. NCCL needs one CUDA device a rank."""
+def nccl_fault(own_device: bool) -> str | None:
+    """Say why NCCL can't run here, or None; `own_device`: each rank has a CUDA device to itself."""
     import torch
     import torch.distributed as dist
 
@@ -113,9 +113,7 @@ def nccl_fault(ranks_on_node: int) -> str | None:
         return "NCCL needs CUDA devices, and there are none"
     if not dist.is_nccl_available():
         return "this torch was built without NCCL"
-    if torch.cuda.device_count() < ranks_on_node:
-        return f"NCCL needs one CUDA device a rank: {ranks_on_node} ranks, {torch.cuda.device_count()} devices here"
-    return None
+    return None if own_device else "NCCL needs one CUDA device a rank, and there are fewer"
 
 
 def _address(comm: MPI.Comm, one_node: bool) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
+import os
 import resource
 import sys
 import time
@@ -96,18 +98,23 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     from . import models
     from .baselines import nccl_fault
 
-    on_node = nodes.count(nodes[comm.rank])
-    local = nodes[: comm.rank].count(nodes[comm.rank])
     # What one rank can't, none does: all must run the same methods on the same kind of device.
-    cuda = all(comm.allgather(torch.cuda.is_available() and torch.cuda.device_count() >= on_node))
-    without_nccl = next(filter(None, comm.allgather(nccl_fault(on_node))), None)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    mine, before = nodes[comm.rank], nodes[: comm.rank].count(nodes[comm.rank])
+    own = torch.device("cuda", before % torch.cuda.device_count()) if torch.cuda.is_available() else None
+    # A rank may see all devices of its node, or only the one that the scheduler gave it.
+    uuids = comm.allgather(None if own is None else str(torch.cuda.get_device_properties(own).uuid))
+    cuda = None not in uuids and len(set(uuids)) == comm.size
+    without_nccl = next(filter(None, comm.allgather(nccl_fault(cuda))), None)
+    device = own if cuda and own else torch.device("cpu")
+    affinity = os.sched_getaffinity(0)
+    neighbours = [other for node, other in zip(nodes, comm.allgather(affinity), strict=True) if node == mine]
     if cuda:
         torch.cuda.set_device(device)
-    machine = {**records.machine(), **mpi.facts(comm), "nodes": len(set(nodes))}
+    machine = comm.bcast(records.machine() if comm.rank == 0 else None) | mpi.facts(comm)
+    machine |= {"nodes": len(set(nodes)), "cores": len(set().union(*neighbours))}
     machine["device"] = torch.cuda.get_device_name(device) if cuda else machine["cpu"]
-    machine["ranks_per_core"] = on_node / machine["cores"]
-    machine["torch_threads"] = max(1, machine["cores"] // on_node)
+    machine["ranks_per_core"] = len(neighbours) / machine["cores"]
+    machine["torch_threads"] = max(1, len(affinity) // sum(bool(affinity & other) for other in neighbours))
     torch.set_num_threads(machine["torch_threads"])
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if cuda else 1))
 
@@ -117,7 +124,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
             raise ValueError(f"methods: {method} cannot run: {skipped[method]}")
     methods = config.methods or tuple(name for name in METHODS if name not in skipped)
     guilty = traitors(config.adversaries, comm.size, config.seed)
-    if config.bucket_mb <= 0:
+    if not 0 < config.bucket_mb < math.inf:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     batches = None
     if not config.sizes:
@@ -296,11 +303,16 @@ def compile_kernels() -> None:
 
     from .contest import HeldBucket
     from .hook import VoteState
+    from .native import merge_function
+    from .votes import planes_for
 
-    for momentum in (0.0, 0.9):
-        state = VoteState(MPI.COMM_SELF, momentum, "reduce", "random")
-        state.vote_bucket(HeldBucket(0, torch.zeros(65), [torch.zeros(65)], True))
-        state.close()
+    vector = torch.zeros(65)
+    for exchange in EXCHANGES:
+        for momentum in (0.0, 0.9):
+            state = VoteState(MPI.COMM_SELF, momentum, exchange, "random")
+            state.vote_bucket(HeldBucket(0, vector, [vector], True))
+            state.close()
+    merge_function(planes_for(MPI.COMM_WORLD.size))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -315,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began = time.monotonic()
         with _ready(comm, setting) as contest:
             recorder = Recorder(comm, setting)
+            recorder.wrong = contest.probe(setting.device)
             (measure_sizes if config.sizes else measure_model)(comm, setting, contest, recorder)
         run = recorder.run
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,6 +1,7 @@
 """No time without a check: every result of every method is held against the plain truth in the run itself.
 
-The truth shares no code with what it checks: NumPy's packbits and integer sums for votes, float64 sums for means.
+The truth shares no kernel with what it checks but the coins of ties, which the tests hold to Python's integers: it is
+NumPy's packbits and integer sums for votes, float64 sums for means.
 Each rank computes 1 / P of it from what all ranks put in.
 """
 

@@ -113,6 +113,23 @@ class Contest:
             spans = self.spans.take()
             yield {"method": method, "seconds": seconds, "wrong": truth.wrong(method, work), **spans}
 
+    def probe(self, device: torch.device) -> int:
+        """Let each dense method average a vector whose mean is 1 and return how many coordinates are not, on all ranks.
+
+        Each coordinate comes from one rank alone, so a rank that is left out shows. On many ranks the bound that a
+        round checks against, the worst that roundings can do, would let it pass in bf16.
+        """
+        wrong, P = 0, self.comm.size
+        vector = torch.zeros(64 * P + 1, device=device)
+        vector[self.comm.rank :: P] = P
+        for method in self.methods:
+            roundoff = None if method in self.voters else BASELINES[method].roundoff
+            if roundoff is not None:
+                work = HeldBucket(0, vector.clone(), [vector], True)
+                self._play(method, 0, [work])
+                wrong += int(torch.count_nonzero((work.tensor - 1).abs() > 4 * roundoff))
+        return int(self.comm.allreduce(wrong))
+
     def apply(self, iteration: int, held: list[HeldBucket]) -> None:
         """Replace the gradient itself by what the first voting method, else the first that sends, makes of it.
 

@@ -11,7 +11,7 @@ rank m; an all-reduce of m costs 2 (P - 1) / P m both ways, the least that is po
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -41,10 +41,7 @@ class Exchange(ABC):
     name: ClassVar[str]
 
     def __init__(self, comm: MPI.Comm, W: int, tie: str = "positive", seed: int = 0) -> None:
-        votes.check_tie(tie)
-        asked = comm.allgather((self.name, W, tie, seed))
-        if any(other != asked[0] for other in asked):
-            raise ValueError(f"W: ranks ask for different votes (exchange, W, tie, seed): {sorted(set(asked))}")
+        agree(comm, (self.name, W, tie, seed), lambda: votes.check_tie(tie))
         self.comm, self.W, self.tie, self.seed = comm, W, tie, seed
         self.P, self.rank = comm.size, comm.rank
         self.words: Words = np.zeros(W, np.uint64)
@@ -279,6 +276,21 @@ class Hierarchical(Exchange):
         self._node.Free()
 
 
+def agree(comm: MPI.Comm, asked: object, check: Callable[[], None]) -> None:
+    """Raise a ValueError on all ranks if `check` does on any, or if they ask for different things. Collective."""
+    fault = None
+    try:
+        check()
+    except ValueError as error:
+        fault = str(error)
+    told = comm.allgather((fault, asked))
+    for rank, (other, _) in enumerate(told):
+        if other is not None:
+            raise ValueError(other if fault == other else f"{other} (on rank {rank})")
+    if any(other != asked for _, other in told):
+        raise ValueError(f"ranks ask for different votes: {sorted({str(other) for _, other in told})}")
+
+
 EXCHANGES: dict[str, type[Exchange]] = {plan.name: plan for plan in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
 
 
@@ -298,9 +310,15 @@ def vote(comm: MPI.Comm, words: Words, exchange: str = "alltoall", tie: str | Ti
         ValueError: an unknown exchange or tie rule, or words that are not the same W on all ranks.
 
     """
-    words = words_of("words", words, None)
     tie = Tie(tie) if isinstance(tie, str) else tie
-    plan = exchange_class(exchange)(comm, len(words), tie.rule, tie.seed)
+
+    def check() -> None:
+        words_of("words", words, None)
+        votes.check_tie(tie.rule)
+        exchange_class(exchange)
+
+    agree(comm, (exchange, np.size(words), tie), check)
+    plan = EXCHANGES[exchange](comm, len(words), tie.rule, tie.seed)
     try:
         plan.words[:] = words
         return plan.vote(tie.step).copy()

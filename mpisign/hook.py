@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import bits, votes
 from .adversary import ADVERSARIES
-from .exchange import Exchange, exchange_class
+from .exchange import EXCHANGES, Exchange, agree, exchange_class
 from .spans import Spans
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class VoteState:
     `seed` must be the same on all ranks. `spans` collects the times of pack, vote, unpack and each collective.
 
     Raises:
-        ValueError: an unknown exchange, tie rule or adversary, or momentum outside [0, 1).
+        ValueError: on all ranks, if on any: an unknown exchange, tie rule or adversary, momentum outside [0, 1), too
+            low a thread level of MPI, or ranks that ask for different votes.
 
     """
 
@@ -47,12 +48,8 @@ class VoteState:
         self, comm: "MPI.Comm", momentum: float = 0.9, exchange: str = "alltoall", tie: str = "positive",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None,
     ) -> None:  # fmt: skip
-        self._exchange = exchange_class(exchange)
-        votes.check_tie(tie)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
-        if adversary is not None and adversary not in ADVERSARIES:
-            raise ValueError(f"adversary: unknown name {adversary!r}, choose from {', '.join(ADVERSARIES)}")
+        agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary))
+        self._exchange = EXCHANGES[exchange]
         self.momentum, self.tie, self.adversary, self.seed = momentum, tie, adversary, seed
         self.spans = spans or Spans()
         self.steps = 0
@@ -145,6 +142,19 @@ class VoteState:
             if buffer.data_ptr() != gradient.data_ptr():
                 buffer.copy_(gradient)
         return buffer
+
+
+def _check(momentum: float, exchange: str, tie: str, adversary: str | None) -> None:
+    from mpi4py import MPI
+
+    exchange_class(exchange)
+    votes.check_tie(tie)
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
+    if adversary is not None and adversary not in ADVERSARIES:
+        raise ValueError(f"adversary: unknown name {adversary!r}, choose from {', '.join(ADVERSARIES)}")
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # on CUDA, hooks are called from a thread of autograd's
+        raise ValueError("comm: MPI must be started with thread level serialized or multiple")
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

@@ -56,7 +56,8 @@ def read(path: Path) -> Run:
         kinds = [line["type"] for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: no record of mpisign ({error})") from None
-    if kinds[:1] != ["run"] or kinds[-1:] != ["end"]:
+    needed = {"format", "config", "machine", "methods", "traffic", "skipped", "baseline"}
+    if kinds[:1] != ["run"] or kinds[-1:] != ["end"] or not needed <= set(lines[0]):
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
     if lines[0]["format"] != FORMAT:
         raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
@@ -90,8 +91,8 @@ def write(path: Path, lines: Iterable[str]) -> None:
 
 def unwritable(path: Path) -> str | None:
     """Say why a file could not be written at `path`, or None; nothing is made or changed."""
-    if path.is_dir():
-        return f"{path} is a folder"
+    if path.exists() and not path.is_file():
+        return f"{path} is a folder" if path.is_dir() else f"{path} is no ordinary file"
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -150,6 +151,8 @@ def _commit() -> str | None:
     """Return the commit of the checkout that the package stands in, "-dirty" behind it if changed; None without one."""
     here = Path(__file__).parent
     try:
+        tracked = ["git", "ls-files", "--error-unmatch", "__init__.py"]  # this, and not the user's own repository?
+        subprocess.run(tracked, cwd=here, capture_output=True, timeout=10, check=True)
         asked = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"],
             cwd=here, capture_output=True, text=True, timeout=10, check=True,

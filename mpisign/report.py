@@ -26,7 +26,14 @@ def compare(old: records.Run, new: records.Run, style: str) -> str:
             ratio = statistics.median_ratio(before[method], after[method])
             medians = (table.milliseconds(float(np.median(run[method]))) for run in (before, after))
             name = method if size is None else f"{method}, {size} bytes"
-            cells.append([name, *medians, table.ratio_text(ratio), statistics.verdict(ratio)])
+            cells.append(
+                [
+                    name,
+                    *medians,
+                    table.ratio_text(ratio),
+                    statistics.verdict(ratio, min(len(before[method]), len(after[method]))),
+                ]
+            )
     headers = ["method", "old comm ms", "new comm ms", "old / new [95 % interval]", "new is"]
     return table.grid(cells, headers, style)
 
@@ -41,6 +48,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.compare and len(options.files) != 2:
         parser.error(f"--compare takes two records, got {len(options.files)}")
+    if len(options.files) > 1 and not options.compare and options.format in ("csv", "json"):
+        parser.error(f"--format {options.format} takes one record")
     if options.compare and options.format in ("csv", "json"):
         parser.error("--compare prints a table or markdown")
     return options

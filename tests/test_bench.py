@@ -99,6 +99,7 @@ def test_real_pictures(tmp_path):
         (["--data", "nowhere"], "data: nowhere is no folder"),
         (["--output", "/dev/null/r.jsonl"], "output: /dev/null is not a folder"),
         (["--output", "empty"], "output: empty is a folder"),
+        (["--output", "/dev/null"], "output: /dev/null is no ordinary file"),
         (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
         (["--iterations", "0"], "0 is less than 1"),
         (["--batch-size", "x"], "'x' is not a whole number"),
@@ -164,7 +165,8 @@ def test_a_wrong_result_is_shown_and_the_exit_code_is_1(tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_rank_and_ctrl_c_end_the_job(tmp_path, how):
-    command = mpirun(3, *TINY, "--iterations", "100000", "--output", "r.jsonl")
+    record = str(tmp_path / "r.jsonl")
+    command = mpirun(3, *TINY, "--iterations", "100000", "--output", record)
     job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
                            text=True, start_new_session=True)  # fmt: skip
     try:
@@ -173,7 +175,7 @@ def test_a_killed_rank_and_ctrl_c_end_the_job(tmp_path, how):
         time.sleep(8)
         if how == signal.SIGKILL:
             ranks = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-            mine = [int(line.split()[0]) for line in ranks.splitlines() if "100000" in line and "mpirun" not in line]
+            mine = [int(line.split()[0]) for line in ranks.splitlines() if record in line and "mpirun" not in line]
             os.kill(mine[-1], how)
         else:
             job.send_signal(how)

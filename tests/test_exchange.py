@@ -150,7 +150,7 @@ def test_native_op_merges_counters(comm, K):
 def test_ranks_that_ask_for_different_votes_are_refused(comm):
     if comm.size == 1:
         pytest.skip("needs ranks that can differ")
-    with pytest.raises(ValueError, match="W: ranks ask for different votes"):
+    with pytest.raises(ValueError, match="ranks ask for different votes"):
         mpisign.vote(comm, np.zeros(5 + (comm.rank == 1), np.uint64))
     with pytest.raises(ValueError, match="exchange: unknown name 'ring', choose from allgather"):
         mpisign.vote(comm, np.zeros(5, np.uint64), "ring")
@@ -158,3 +158,10 @@ def test_ranks_that_ask_for_different_votes_are_refused(comm):
         mpisign.vote(comm, np.zeros(5, np.uint64), tie="heads")
     with pytest.raises(ValueError, match="words: "):
         mpisign.vote(comm, np.zeros((5, 2), np.uint64))
+
+
+@pytest.mark.parametrize("faulty", [{"exchange": "ring"}, {"tie": "heads"}, {"words": np.zeros(5)}])
+def test_a_fault_of_one_rank_is_refused_on_all(comm, faulty):
+    arguments = {"words": np.zeros(5, np.uint64)} | (faulty if comm.rank == comm.size - 1 else {})
+    with pytest.raises(ValueError, match=next(iter(faulty))):
+        mpisign.vote(comm, **arguments)

@@ -177,6 +177,22 @@ def test_a_wrong_result_is_counted(comm, method):
     assert sample["wrong"] >= 1
 
 
+@pytest.mark.parametrize("method", ["mpi", "gloo", "bf16"])
+def test_a_rank_that_is_left_out_is_noticed(comm, method):
+    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
+    assert contest.probe(torch.device("cpu")) == 0
+    hook, state = contest.hooks[method]
+
+    def without_the_last(state, bucket):
+        if comm.rank == comm.size - 1:
+            bucket.buffer().zero_()
+        return hook(state, bucket)
+
+    contest.hooks[method] = without_the_last, state
+    assert contest.probe(torch.device("cpu")) >= 64 * comm.size
+    contest.close()
+
+
 def test_collect_keeps_the_gradient_and_sends_nothing(comm):
     model, held = small_model(), []
     replica = parallel(model)
@@ -216,7 +232,7 @@ def test_process_group_is_there(comm):
 )
 def test_faulty_arguments_are_named(comm, arguments, named):
     with pytest.raises(ValueError, match=named):
-        mpisign.VoteState(comm, **arguments)
+        mpisign.VoteState(comm, **(arguments if comm.rank == comm.size - 1 else {}))
 
 
 def test_gradients_of_another_type_are_refused(comm):

@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mpisign import records, report, table
+from mpisign import bench, records, report, table
 from mpisign.statistics import Median
 
 
@@ -65,10 +66,22 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_the_old(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_full_disk_is_told(tmp_path):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    assert records.unwritable(Path("/dev/full/x")) is not None
+def test_a_full_disk_costs_the_record_but_not_the_table(tmp_path, monkeypatch, capsys):
+    def full(path, lines):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "write", full)
+    where, how = SimpleNamespace(path=tmp_path / "r.jsonl"), SimpleNamespace(format="csv", per_iteration=False)
+    assert bench.finish(made_run(), where, how) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("method,")
+    assert said.err.count("\n") == 1
+    assert "No space left on device" in said.err
+
+
+def test_where_a_record_can_go(tmp_path):
+    assert records.unwritable(Path("/dev/null")) == "/dev/null is no ordinary file"
+    assert records.unwritable(Path("/dev/null/x")) == "/dev/null is not a folder"
     assert records.unwritable(tmp_path) == f"{tmp_path} is a folder"
     assert records.unwritable(tmp_path / "a" / "b.jsonl") is None
 

@@ -21,8 +21,9 @@ def test_the_interval_is_the_narrowest_pair_of_order_statistics_that_covers(samp
     assert 1 - 2 * stats.binom.cdf(cut + 1, n, 0.5) < 0.95 or cut + 1 > (n - 1) // 2
 
 
-def test_it_agrees_with_scipy():
-    samples = np.random.default_rng(0).exponential(size=101)
+@pytest.mark.parametrize("size", [6, 7, 8, 101, 5000])
+def test_it_agrees_with_scipy(size):
+    samples = np.random.default_rng(0).exponential(size=size)
     theirs = stats.quantile_test(samples, p=0.5).confidence_interval(0.95)
     ours = median_interval(samples)
     assert ours.low == theirs.low
@@ -47,7 +48,8 @@ def test_few_samples_give_their_range_and_none_gives_nan():
     ("interval", "said"), [((1.1, 1.2), "faster"), ((0.8, 0.9), "slower"), ((0.9, 1.1), "indistinguishable")]
 )
 def test_verdict(interval, said):
-    assert verdict(Median(1.0, *interval)) == said
+    assert verdict(Median(1.0, *interval), ENOUGH) == said
+    assert verdict(Median(1.0, *interval), ENOUGH - 1) == "too few samples"
 
 
 def test_median_ratio_of_a_slow_down():
