@@ -8,11 +8,15 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from .worker import Worker
+
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
     from mpi4py import MPI
     from torch import Tensor
+
+    from .adversary import Traitor
 
 Hook = Callable[[Any, Any], "torch.futures.Future[Tensor]"]
 
@@ -21,7 +25,7 @@ class Baseline(NamedTuple):
     """A dense rival: what it is, how its hook is made, and what its mean may be off by."""
 
     summary: str
-    hook: Callable[[MPI.Comm], tuple[Hook, Any]]  # -> the hook and its state; collective
+    hook: Callable[[MPI.Comm, contextlib.ExitStack], tuple[Hook, Any]]  # -> the hook and its state; collective
     coordinate_bytes: int  # on the wire, of an all-reduce
     roundoff: float | None  # of its arithmetic; None: it computes no mean
     needs_nccl: bool = False
@@ -35,23 +39,38 @@ def _done(tensor: Tensor) -> torch.futures.Future[Tensor]:
     return future
 
 
-def _none(comm: MPI.Comm) -> tuple[Hook, Any]:
+def _none(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     return lambda state, bucket: _done(bucket.buffer()), None
 
 
-def _mpi(comm: MPI.Comm) -> tuple[Hook, Any]:
+def _mpi(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
+    """Sum in a thread, as DDP's own hooks do, so that backward goes on meanwhile."""
+    own, worker = comm.Dup(), Worker()
+    held.callback(own.Free)
+    held.callback(worker.close)
+
     def all_reduce(state: MPI.Comm, bucket: Any) -> torch.futures.Future[Tensor]:
-        from mpi4py import MPI
+        import torch
 
-        buffer = bucket.buffer()
-        host = buffer.cpu()  # the buffer itself where it lives on the CPU
-        host.div_(state.size)  # before the sum, as DDP does
-        state.Allreduce(MPI.IN_PLACE, host.numpy())
-        if buffer.data_ptr() != host.data_ptr():
-            buffer.copy_(host)
-        return _done(buffer)
+        future: torch.futures.Future[Tensor] = torch.futures.Future()
 
-    return all_reduce, comm
+        def work() -> None:
+            from mpi4py import MPI
+
+            buffer = bucket.buffer()
+            host = buffer.cpu()  # the buffer itself where it lives on the CPU
+            host.div_(state.size)  # before the sum, as DDP does
+            state.Allreduce(MPI.IN_PLACE, host.numpy())
+            if buffer.data_ptr() != host.data_ptr():
+                buffer.copy_(host)
+            future.set_result(buffer)
+
+        worker.submit(work)
+        if bucket.is_last():
+            worker.wait()
+        return future
+
+    return all_reduce, own
 
 
 def _group(backend: str | None) -> dist.ProcessGroup:
@@ -63,7 +82,7 @@ def _group(backend: str | None) -> dist.ProcessGroup:
     return cast("dist.ProcessGroup", dist.new_group(backend=backend))
 
 
-def _gloo(comm: MPI.Comm) -> tuple[Hook, Any]:
+def _gloo(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     group = _group("gloo")
@@ -81,13 +100,13 @@ def _gloo(comm: MPI.Comm) -> tuple[Hook, Any]:
     return all_reduce, group
 
 
-def _nccl(comm: MPI.Comm) -> tuple[Hook, Any]:
+def _nccl(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     return allreduce_hook, _group("nccl")
 
 
-def _bf16(comm: MPI.Comm) -> tuple[Hook, Any]:
+def _bf16(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
     return bf16_compress_hook, _group(None)
@@ -102,6 +121,15 @@ BASELINES: dict[str, Baseline] = {
 }
 # The fp32 all-reduce that the others are held against: the first of these that runs.
 REFERENCES = ("nccl", "gloo", "mpi")
+
+
+def betray(traitor: Traitor | None, buffer: Tensor, bucket: int, step: int) -> None:
+    """Let the traitor, if this rank is one, replace the gradient in `buffer`, in place."""
+    if traitor is not None:
+        host = buffer.cpu()  # the buffer itself where it lives on the CPU
+        traitor.lie_in_gradient(host.numpy(), bucket, step)
+        if buffer.data_ptr() != host.data_ptr():
+            buffer.copy_(host)
 
 
 def nccl_fault(own_device: bool) -> str | None:

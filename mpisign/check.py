@@ -44,8 +44,11 @@ def plain_words(gradient: Floats, momentum: Floats | None, beta: float) -> Words
     return words.view("<u8").astype(np.uint64, copy=False)
 
 
-def plain_vote(comm: MPI.Comm, words: Words, tie: Tie) -> Words:
-    """Return the vote on all ranks' words, (W,) or (2, W), by adding up single bits. Collective."""
+def plain_vote(comm: MPI.Comm, words: Words, tie: Tie, first: int = 0) -> Words:
+    """Return the vote on all ranks' words, (W,) or (2, W), by adding up single bits. Collective.
+
+    The words may be a piece of a longer vector, from its word `first` on.
+    """
     P, W = comm.size, len(words)
     S = -(-W // P)
     sent, received = np.zeros((P, S), np.uint64), np.empty((P, S), np.uint64)
@@ -65,7 +68,7 @@ def plain_vote(comm: MPI.Comm, words: Words, tie: Tie) -> Words:
     comm.Allgather(mine, every)
     negative, tied = (np.ascontiguousarray(every[:, plane]).reshape(-1)[:W] for plane in (0, 1))
     if tie.rule == "random":
-        return negative | (tied & votes.coins(tie, W))
+        return negative | (tied & votes.coins(tie, first + W)[first:])
     return np.stack([negative, tied]) if tie.rule == "zero" else negative
 
 

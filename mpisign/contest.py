@@ -1,10 +1,15 @@
-"""Several methods, one gradient: each exchanges a copy of it, in random order, timed and checked."""
+"""Several methods, one model: in random order, timed and checked.
+
+Serial: each exchanges a copy of the same gradient. Overlapped: each has iterations of its own, during whose backward
+it exchanges bucket by bucket.
+"""
 
 # No postponed annotations here: DDP looks at those of its hooks.
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +17,8 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from . import bits, check, mpi
-from .baselines import BASELINES, Hook
+from .adversary import Traitor
+from .baselines import BASELINES, Hook, betray
 from .exchange import EXCHANGES, Traffic, all_reduce_traffic
 from .hook import VoteState, vote_hook
 from .spans import Spans
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 VOTE = "vote-"  # a method is a name in BASELINES, or this and a name in EXCHANGES
+SAMPLE = 1024  # words of each bucket that are checked when it is exchanged during backward
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,21 @@ class HeldBucket:
         return self.last
 
 
-def collect(held: list[HeldBucket], bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Keep the buckets of a backward pass in `held` and send nothing: a DDP communication hook."""
-    held.append(HeldBucket(bucket.index(), bucket.buffer(), bucket.parameters(), bucket.is_last()))
-    done: torch.futures.Future[Tensor] = torch.futures.Future()
-    done.set_result(bucket.buffer())
-    return done
+class Kept(NamedTuple):
+    """What an overlapped exchange is checked by: a piece of what this rank put in."""
+
+    bucket: HeldBucket  # its tensor will be the result
+    first: int  # word
+    gradient: bits.Floats
+    momentum: bits.Floats | None
+
+
+def play(contest: "Contest", bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """Hand a bucket to the method whose turn it is: a DDP communication hook.
+
+    Without one, the buckets of the step are kept in `contest.held` and nothing is sent.
+    """
+    return contest.take(HeldBucket(bucket.index(), bucket.buffer(), bucket.parameters(), bucket.is_last()))
 
 
 def traffic(method: str, n: int, tie: str, nodes: list[int]) -> Traffic:
@@ -64,7 +80,7 @@ def traffic(method: str, n: int, tie: str, nodes: list[int]) -> Traffic:
 class Contest:
     """The methods of a run, ready to exchange. Collective, as all it does.
 
-    `adversary` is what this rank sends instead of its votes, None if it is honest.
+    `adversary` is what this rank sends instead of its votes and gradients, None if it is honest.
     """
 
     def __init__(
@@ -76,15 +92,23 @@ class Contest:
         self.order = np.random.default_rng(seed)  # the same on all ranks
         self.voters: dict[str, VoteState] = {}
         self.hooks: dict[str, tuple[Hook, Any]] = {}
+        self.turn: str | None = None  # whose it is in `play`
+        self.iteration = 0
+        self.held: list[HeldBucket] = []
+        self._kept: list[Kept] = []
+        self._traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)  # of the dense methods
+        self._resources = contextlib.ExitStack()
         for method in methods:
             if method.startswith(VOTE):
-                state = VoteState(comm, momentum, method.removeprefix(VOTE), tie, adversary, seed, self.spans)
+                exchange = method.removeprefix(VOTE)
+                state = VoteState(comm, momentum, exchange, tie, adversary, seed, self.spans, "serial")
+                self._resources.callback(state.close)
                 if self.voters:  # else each would have its own, of the size of the gradient
                     state.share_momentum(next(iter(self.voters.values())))
                 self.voters[method] = state
                 self.hooks[method] = vote_hook, state
             else:
-                self.hooks[method] = BASELINES[method].hook(comm)
+                self.hooks[method] = BASELINES[method].hook(comm, self._resources)
         self.voter = next(iter(self.voters.values()), None)  # any one: they share their momentum
         self.keeps_momentum = self.voter is not None and momentum > 0
         self.before: dict[int, Tensor] = {}  # the momentum of each bucket before this iteration
@@ -92,8 +116,61 @@ class Contest:
 
     def close(self) -> None:
         """Free what the methods hold."""
-        for state in self.voters.values():
-            state.close()
+        self._resources.close()
+
+    def take(self, bucket: HeldBucket) -> torch.futures.Future[Tensor]:
+        """Do what `play` says."""
+        if self.turn is None:
+            self.held = [bucket] if bucket.number == 0 else [*self.held, bucket]
+            done: torch.futures.Future[Tensor] = torch.futures.Future()
+            done.set_result(bucket.tensor)
+            return done
+        hook, state = self.hooks[self.turn]
+        if self.turn not in self.voters:
+            betray(self._traitor, bucket.tensor, bucket.number, self.iteration)
+        self._keep(bucket)  # of `none` too, that all pay alike
+        return hook(state, bucket)
+
+    def _keep(self, bucket: HeldBucket) -> None:
+        """Keep SAMPLE words of what goes in, drawn anew for each bucket and iteration, the same on all ranks."""
+        W = bits.words_for(bucket.tensor.numel())
+        coins = np.random.default_rng([self.seed, self.iteration, bucket.number])
+        first = int(coins.integers(max(1, W - SAMPLE + 1)))
+        piece = slice(first * bits.BITS, (first + SAMPLE) * bits.BITS)
+        momentum = None
+        if self.turn in self.voters and self.keeps_momentum:
+            momentum = self.voters[self.turn].momentum_of(bucket)[piece].numpy().copy()
+        self._kept.append(Kept(bucket, first, bucket.tensor[piece].cpu().numpy().copy(), momentum))
+
+    @contextlib.contextmanager
+    def overlapping(self, method: str, iteration: int) -> Iterator[None]:
+        """Let `play` exchange by this method, during backward."""
+        self.turn, self.iteration, self._kept = method, iteration, []
+        if method in self.voters:
+            self.voters[method].schedule, self.voters[method].steps = "overlap", iteration
+        try:
+            yield
+        finally:
+            self.turn = None
+            if method in self.voters:
+                self.voters[method].schedule = "serial"
+
+    def wrong_overlapped(self, method: str) -> int:
+        """Count the wrong coordinates, on all ranks, of what was kept of the last overlapped iteration. Collective."""
+        wrong = 0
+        for bucket, first, gradient, momentum in self._kept:
+            result = bucket.tensor[first * bits.BITS :][: len(gradient)].cpu().numpy()
+            if method in self.voters:
+                state = self.voters[method]
+                words = _sent(state, self.iteration, bucket, gradient, momentum, first)
+                tie = Tie(state.tie, state.seed, state.tie_step(bucket.number))
+                wrong += check.wrong_signs(result, check.plain_vote(self.comm, words, tie, first))
+            else:
+                roundoff = BASELINES[method].roundoff
+                if roundoff is not None:
+                    wrong += check.Mean(self.comm, gradient).wrong(result, roundoff)
+        mpi.gather_quietly(self.comm)
+        return int(self.comm.allreduce(wrong))
 
     def round(self, iteration: int, held: list[HeldBucket]) -> Iterator[dict[str, Any]]:
         """Let each method exchange a copy of the gradient; yield this rank's sample for each, in the order of play.
@@ -102,16 +179,20 @@ class Contest:
         """
         self._remember_momentum(held)
         truth = _Truth(self, iteration, held)
-        for at in self.order.permutation(len(self.methods)):
-            method = self.methods[at]
+        for method in self.shuffled():
             work = [self._copy(bucket) for bucket in held]
             self._restore_momentum(held)
+            self.lie(method, iteration, work)
             with self.spans("wait"):
                 mpi.gather_quietly(self.comm)
                 self.comm.Barrier()
             seconds = self._play(method, iteration, work)
             spans = self.spans.take()
             yield {"method": method, "seconds": seconds, "wrong": truth.wrong(method, work), **spans}
+
+    def shuffled(self) -> list[str]:
+        """Return the methods in a new random order, the same on all ranks."""
+        return [self.methods[at] for at in self.order.permutation(len(self.methods))]
 
     def probe(self, device: torch.device) -> int:
         """Let each dense method average a vector whose mean is 1 and return how many coordinates are not, on all ranks.
@@ -138,9 +219,29 @@ class Contest:
         sending = [method for method in self.methods if method != "none"]
         chosen = next(iter(self.voters), sending[0] if sending else "none")
         self._restore_momentum(held)
+        self.lie(chosen, iteration, held)
         self._play(chosen, iteration, held)
         self.spans.take()
         mpi.gather_quietly(self.comm)
+
+    def lie(self, method: str, iteration: int, buckets: list[HeldBucket]) -> None:
+        """Put a traitor's gradients into the buckets for a dense method; a vote's hook does so by itself."""
+        if method not in self.voters:
+            for bucket in buckets:
+                betray(self._traitor, bucket.tensor, bucket.number, iteration)
+
+    @property
+    def lies(self) -> bool:
+        """Whether this rank is a traitor."""
+        return self._traitor is not None
+
+    def remember(self) -> None:
+        """Keep the momentum as it is now, for `restore`."""
+        self._remember_momentum(self.held)
+
+    def restore(self) -> None:
+        """Set the momentum back to what was remembered."""
+        self._restore_momentum(self.held)
 
     def _remember_momentum(self, held: list[HeldBucket]) -> None:
         if self.voter and self.keeps_momentum:
@@ -201,7 +302,7 @@ class _Truth:
             roundoff = BASELINES[method].roundoff
             if roundoff is None:
                 return 0
-            self.means = self.means or [check.Mean(self.contest.comm, gradient) for gradient in self.gradients]
+            self.means = self.means or [self._mean(*pair) for pair in zip(self.held, self.gradients, strict=True)]
             pairs = zip(self.means, results, strict=True)
             wrong = sum(mean.wrong(result, roundoff) for mean, result in pairs)
         mpi.gather_quietly(self.contest.comm)
@@ -210,8 +311,25 @@ class _Truth:
     def _vote(self, state: VoteState, bucket: HeldBucket, gradient: bits.Floats) -> bits.Words:
         before = self.contest.before.get(bucket.number)
         momentum = before.numpy() if self.contest.keeps_momentum and before is not None else None
-        words = check.plain_words(gradient, momentum, state.momentum)
-        state.steps = self.iteration
-        state.betray(words, len(gradient), bucket.number)
+        words = _sent(state, self.iteration, bucket, gradient, momentum)
         tie = Tie(state.tie, state.seed, state.tie_step(bucket.number))
         return check.plain_vote(self.contest.comm, words, tie)
+
+    def _mean(self, bucket: HeldBucket, gradient: bits.Floats) -> check.Mean:
+        if self.contest.lies:
+            bucket = HeldBucket(bucket.number, bucket.tensor.clone(), bucket.parts, bucket.last)
+            self.contest.lie("mean", self.iteration, [bucket])
+            gradient = bucket.tensor.cpu().numpy()
+        return check.Mean(self.contest.comm, gradient)
+
+
+def _sent(
+    state: VoteState, step: int, bucket: HeldBucket, gradient: bits.Floats, momentum: bits.Floats | None, first: int = 0
+) -> bits.Words:
+    """Return the words that this rank ought to send, for the piece of a bucket from word `first` on."""
+    words = np.zeros(bits.words_for(bucket.tensor.numel()), np.uint64)
+    piece = slice(first, first + bits.words_for(len(gradient)))
+    words[piece] = check.plain_words(gradient, momentum, state.momentum)
+    state.steps = step
+    state.betray(words, bucket.tensor.numel(), bucket.number)
+    return words[piece]

@@ -5,19 +5,19 @@ x <- x - lr * (sign(vote) + w * x); the momentum is each worker's own, before th
 """
 
 # No postponed annotations here: DDP looks at those of its hooks.
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import bits, votes
-from .adversary import ADVERSARIES
+from .adversary import Traitor, check_adversary
 from .exchange import EXCHANGES, Exchange, agree, exchange_class
 from .spans import Spans
+from .worker import SCHEDULES, Worker
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -28,6 +28,7 @@ class Bucket(Protocol):
 
     def index(self) -> int: ...
     def buffer(self) -> Tensor: ...
+    def is_last(self) -> bool: ...
     def parameters(self) -> list[Tensor]: ...
 
 
@@ -37,23 +38,27 @@ class VoteState:
     `comm` is duplicated (collective). `momentum` is beta in m <- beta m + (1 - beta) g; 0 votes on the gradient itself
     (signSGD, without "um"). `adversary` names what this rank sends instead (see ADVERSARIES); None is honest.
     `seed` must be the same on all ranks. `spans` collects the times of pack, vote, unpack and each collective.
+    `schedule` is one of SCHEDULES and may be changed between steps: "overlap" votes on each bucket in a thread while
+    backward goes on, "serial" (the paper's) on all of them when backward is done. Both give the same bits.
 
     Raises:
-        ValueError: on all ranks, if on any: an unknown exchange, tie rule or adversary, momentum outside [0, 1), too
-            low a thread level of MPI, or ranks that ask for different votes.
+        ValueError: on all ranks, if on any: an unknown exchange, tie rule, adversary or schedule, momentum outside
+            [0, 1), too low a thread level of MPI, or ranks that ask for different votes.
 
     """
 
     def __init__(
         self, comm: "MPI.Comm", momentum: float = 0.9, exchange: str = "alltoall", tie: str = "positive",
-        adversary: str | None = None, seed: int = 0, spans: Spans | None = None,
+        adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
     ) -> None:  # fmt: skip
-        agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary))
+        agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary, schedule))
         self._exchange = EXCHANGES[exchange]
-        self.momentum, self.tie, self.adversary, self.seed = momentum, tie, adversary, seed
+        self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
+        self.traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)
         self.spans = spans or Spans()
         self.steps = 0
-        self.queue: list[tuple[Bucket, torch.futures.Future[Tensor]]] = []
+        self._worker = Worker()
+        self._waiting: list[Callable[[], None]] = []  # the votes of the serial schedule
         self._comm = comm.Dup()
         self._plans: dict[int, Exchange] = {}
         # Momentum lies flat, bucket by bucket; a parameter's view outlives a new division into buckets.
@@ -61,7 +66,8 @@ class VoteState:
         self._views: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()  # by parameter
 
     def close(self) -> None:
-        """Free the plans and the communicator. Collective."""
+        """End the thread, free the plans and the communicator. Collective."""
+        self._worker.close()
         for plan in self._plans.values():
             plan.close()
         self._plans.clear()
@@ -72,7 +78,10 @@ class VoteState:
         self._buckets, self._views = other._buckets, other._views
 
     def state_dict(self, parameters: Iterable[Tensor]) -> dict[str, Any]:
-        """Return this rank's momentum, one tensor a parameter (None before its first step), and the step count."""
+        """Return this rank's momentum, one tensor a parameter (None before its first step), and the step count.
+
+        A "delayed" traitor begins anew where it is loaded.
+        """
         views = [self._views.get(parameter) for parameter in parameters]
         return {"steps": self.steps, "momentum": [None if view is None else view.clone() for view in views]}
 
@@ -117,9 +126,29 @@ class VoteState:
 
     def betray(self, words: bits.Words, n: int, index: int) -> None:
         """Let the adversary, if this rank is one, replace the words of a bucket of n coordinates in place."""
-        if self.adversary is not None:
-            coins = np.random.default_rng([self.seed, self._comm.rank, self.tie_step(index)])
-            ADVERSARIES[self.adversary](words, n, coins)
+        if self.traitor is not None:
+            self.traitor.lie_in_words(words, n, index, self.steps)
+
+    def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
+        """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
+
+        def vote() -> None:
+            future.set_result(self.vote_bucket(bucket))
+
+        if bucket.index() == 0:
+            self._waiting = []  # what a backward that raised may have left
+        if self.schedule == "overlap":
+            self._worker.submit(vote)
+        else:
+            self._waiting.append(vote)
+        if bucket.is_last():
+            # Nothing is left of backward but to wait; and what is raised here comes out of it, as from a future it
+            # would not.
+            self._worker.wait()
+            waiting, self._waiting = self._waiting, []
+            for job in waiting:
+                job()
+            self.steps += 1
 
     def vote_bucket(self, bucket: Bucket) -> Tensor:
         """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack."""
@@ -144,31 +173,26 @@ class VoteState:
         return buffer
 
 
-def _check(momentum: float, exchange: str, tie: str, adversary: str | None) -> None:
+def _check(momentum: float, exchange: str, tie: str, adversary: str | None, schedule: str) -> None:
     from mpi4py import MPI
 
     exchange_class(exchange)
     votes.check_tie(tie)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
-    if adversary is not None and adversary not in ADVERSARIES:
-        raise ValueError(f"adversary: unknown name {adversary!r}, choose from {', '.join(ADVERSARIES)}")
-    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # on CUDA, hooks are called from a thread of autograd's
+    check_adversary(adversary)
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: unknown name {schedule!r}, choose from {', '.join(SCHEDULES)}")
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # votes are taken in a thread
         raise ValueError("comm: MPI must be started with thread level serialized or multiple")
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Vote on a bucket: `model.register_comm_hook(state, vote_hook)`.
+    """Vote on a bucket: `model.register_comm_hook(state, mpisign.vote_hook)`.
 
-    The serial schedule, as in the paper: buckets wait for the last one, then all are exchanged in their order.
+    A vote that fails is raised by `loss.backward()`, and by every backward after it. On other ranks the vote may wait
+    for this one: start scripts with `python -m mpi4py`, which ends the job when a rank raises.
     """
     future: torch.futures.Future[Tensor] = torch.futures.Future()
-    if bucket.index() == 0:
-        state.queue = []  # what a backward that raised may have left
-    state.queue.append((bucket, future))
-    if bucket.is_last():
-        queue, state.queue = state.queue, []
-        for held, promised in queue:
-            promised.set_result(state.vote_bucket(held))
-        state.steps += 1
+    state.take(bucket, future)
     return future

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 CLASSES = 1000  # ImageNet's, whatever pictures are used: the size of the gradient is part of the benchmark
 TINY = "tiny"
@@ -57,3 +61,13 @@ def check(name: str, image_size: int, batch_size: int) -> None:
             raise ValueError(
                 f"image_size: {name} takes no batch of {batch_size} pictures of {image_size} x {image_size}: {error}"
             ) from None
+
+
+def parallel(model: nn.Module, bucket_mb: float) -> DistributedDataParallel:
+    """Return the replica of `model` whose gradients go through a communication hook, bucket by bucket. Collective.
+
+    BatchNorm's statistics stay each rank's own: no method shall pay for broadcasting them.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters  # the option has two names
+    own: dict[str, Any] = {next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known): False}
+    return DistributedDataParallel(model, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True, **own)

@@ -1,7 +1,9 @@
 """A run as JSON lines: what was asked, what the machine was, every sample of every rank.
 
-Format 1. The first line has type "run" (config, machine, traffic), then come lines of type "compute" and "exchange",
-one for each iteration, rank and method, and one of type "end". Times are seconds, sizes are bytes.
+Format 2. The first line has type "run" (config, machine, traffic), the last one "end". Between them are the samples,
+each of one iteration and rank: lines of type "compute"; "exchange", of one method, on that iteration's gradient; and
+under the schedule "overlap" also "overlapped", a whole iteration of one method. Times are seconds, sizes are bytes.
+Format 1 had no schedule.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 # What must agree before two runs are compared.
 FACTS = {
     "machine": ("cpu", "cores", "device", "ranks", "nodes", "mpi", "python", "torch"),
-    "config": ("model", "batch_size", "image_size", "data", "sizes", "bucket_mb", "tie", "momentum",
+    "config": ("model", "batch_size", "image_size", "data", "sizes", "schedule", "bucket_mb", "tie", "momentum",
                "adversaries", "adversary"),
 }  # fmt: skip
 
@@ -33,14 +35,30 @@ class Run:
     """One run of the bench: `head` is the first line of its file, `end` the last."""
 
     head: dict[str, Any]
-    compute: list[dict[str, Any]] = field(default_factory=list)
-    exchange: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def compute(self) -> list[dict[str, Any]]:
+        """What each rank's own work of an iteration took."""
+        return self._of("compute")
+
+    @property
+    def exchange(self) -> list[dict[str, Any]]:
+        """What each rank's exchange of a gradient took, method by method."""
+        return self._of("exchange")
+
+    @property
+    def overlapped(self) -> list[dict[str, Any]]:
+        """What each rank's whole iterations took that overlapped the exchange, method by method."""
+        return self._of("overlapped")
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.samples if line["type"] == kind]
 
     def lines(self) -> list[str]:
         """Return the run as JSON lines."""
-        parts = [self.head, *self.compute, *self.exchange, self.end]
-        return [json.dumps(part, allow_nan=False) for part in parts]
+        return [json.dumps(part, allow_nan=False) for part in (self.head, *self.samples, self.end)]
 
 
 def read(path: Path) -> Run:
@@ -61,10 +79,7 @@ def read(path: Path) -> Run:
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
     if lines[0]["format"] != FORMAT:
         raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
-    run = Run(lines[0], end=lines[-1])
-    for line in lines[1:-1]:
-        (run.compute if line["type"] == "compute" else run.exchange).append(line)
-    return run
+    return Run(lines[0], lines[1:-1], lines[-1])
 
 
 def write(path: Path, lines: Iterable[str]) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from . import records, statistics, table
+from . import records, rows, statistics, table
 
 
 def compare(old: records.Run, new: records.Run, style: str) -> str:
     """Return a row for each method (and size) that both runs have: old over new, its interval and a verdict."""
     cells = []
     for size in new.head["config"]["sizes"] or [None]:
-        before, after = table.comm_samples(old, size), table.comm_samples(new, size)
+        before, after = (rows.overlapped_samples(run) or rows.comm_samples(run, size) for run in (old, new))
         for method in new.head["methods"]:
             if method not in before or method == "none":
                 continue
@@ -34,7 +34,8 @@ def compare(old: records.Run, new: records.Run, style: str) -> str:
                     statistics.verdict(ratio, min(len(before[method]), len(after[method]))),
                 ]
             )
-    headers = ["method", "old comm ms", "new comm ms", "old / new [95 % interval]", "new is"]
+    what = "iteration" if new.overlapped else "comm"
+    headers = ["method", f"old {what} ms", f"new {what} ms", "old / new [95 % interval]", "new is"]
     return table.grid(cells, headers, style)
 
 

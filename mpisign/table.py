@@ -1,4 +1,4 @@
-"""A run's record as rows, and rows as text: what bench prints and report redraws."""
+"""A run's rows as text: what bench prints and report redraws."""
 
 from __future__ import annotations
 
@@ -6,144 +6,15 @@ import csv
 import io
 import json
 import textwrap
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .records import Run
-from .statistics import ENOUGH, Median, median_interval, verdict
+from .rows import Row, breakdown, grouped, overlapped_breakdown, phases, rows
+from .statistics import ENOUGH, Median
 
-Row = dict[str, Any]
-
-KEYS = ("method", "baseline", "compute_s", "comm_s", "comm_low_s", "comm_high_s", "iteration_s", "images_per_s",
-        "sent_bytes", "received_bytes", "busiest_bytes", "speedup", "speedup_low", "speedup_high", "comm_ratio",
-        "verdict", "wrong")  # fmt: skip
-COMPUTE_SPANS = ("data", "forward", "backward", "step")
-FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "wrong")  # all else is a span
-CODING_SPANS = (
-    "pack",
-    "vote",
-    "unpack",
-)  # `wait` comes before the clock starts; every other span is the exchange
-SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 FORMATS = ("table", "markdown", "csv", "json")
-
-
-def _slowest(lines: Iterable[dict[str, Any]], seconds: Callable[[dict[str, Any]], float]) -> NDArray[np.float64]:
-    """Return one sample an iteration: its slowest rank's seconds."""
-    samples: dict[int, float] = defaultdict(float)
-    for line in lines:
-        samples[line["iteration"]] = max(samples[line["iteration"]], seconds(line))
-    return np.array([samples[iteration] for iteration in sorted(samples)])
-
-
-def _grouped(lines: Iterable[dict[str, Any]], key: str) -> dict[Any, list[dict[str, Any]]]:
-    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        groups[line[key]].append(line)
-    return groups
-
-
-def compute_seconds(line: dict[str, Any]) -> float:
-    """Return the seconds of a line of type "compute"."""
-    return float(sum(line[name] for name in COMPUTE_SPANS))
-
-
-def comm_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
-    """Return each method's samples of the exchange in seconds, the slowest rank's, one an iteration."""
-    lines = [line for line in run.exchange if line.get("bytes") == size]
-    return {
-        method: _slowest(group, lambda line: float(line["seconds"]))
-        for method, group in _grouped(lines, "method").items()
-    }
-
-
-def rows(run: Run) -> list[Row]:
-    """Return a row of KEYS for each method, in the order asked for; for each size, and with `bytes`, in a sweep."""
-    sizes = run.head["config"]["sizes"]
-    return [row for size in sizes or [None] for row in _rows_of(run, size)]
-
-
-def _rows_of(run: Run, size: int | None) -> list[Row]:
-    head, comm = run.head, comm_samples(run, size)
-    lines = _grouped((line for line in run.exchange if line.get("bytes") == size), "method")
-    compute = _slowest(run.compute, compute_seconds) if run.compute else np.zeros(len(next(iter(comm.values()))))
-    images = head["machine"]["ranks"] * head["config"]["batch_size"] if run.compute else None
-    found = []
-    for method in head["methods"]:
-        sent, received = (np.array(way) for way in head["traffic"][str(size or "model")][method])
-        exchange, iteration = median_interval(comm[method]), compute + comm[method]
-        row: Row = {
-            "method": method,
-            "baseline": head["baseline"],
-            "compute_s": float(np.median(compute)),
-            "comm_s": exchange.median,
-            "comm_low_s": exchange.low,
-            "comm_high_s": exchange.high,
-            "iteration_s": float(np.median(iteration)),
-            "images_per_s": images / float(np.median(iteration)) if images else None,
-            "sent_bytes": float(np.median(sent)),
-            "received_bytes": float(np.median(received)),
-            "busiest_bytes": int(max(sent.max(), received.max())),
-            **_against(comm, compute, head["baseline"], method),
-            "wrong": max(line["wrong"] for line in lines[method]) if method != "none" else None,
-        }
-        found.append(({"bytes": size} if size else {}) | row)
-    return found
-
-
-def _against(
-    comm: dict[str, NDArray[np.float64]], compute: NDArray[np.float64], baseline: str | None, method: str
-) -> Row:
-    """Hold a method against the baseline: medians of the ratios of paired samples, with their interval."""
-    if baseline is None:
-        return dict.fromkeys(("speedup", "speedup_low", "speedup_high", "comm_ratio", "verdict"))
-    speedup = median_interval((compute + comm[baseline]) / (compute + comm[method]))
-    said = {baseline: "baseline", "none": "ceiling"}.get(method) or verdict(speedup, len(compute))
-    return {
-        "speedup": speedup.median,
-        "speedup_low": speedup.low,
-        "speedup_high": speedup.high,
-        "comm_ratio": float(np.median(comm[baseline] / comm[method])) if method != "none" else None,
-        "verdict": said,
-    }
-
-
-def breakdown(run: Run) -> tuple[list[str], list[Row]]:
-    """Return the phases of an iteration and a row for each method: seconds, mean over ranks, median over iterations."""
-    names = ["compute", *_phases(run), "step"]
-    compute = _mean_over_ranks(run.compute, lambda line: compute_seconds(line) - line["step"])
-    step = _mean_over_ranks(run.compute, lambda line: line["step"])
-    found = []
-    for method, lines in _grouped(run.exchange, "method").items():
-        row: Row = {"method": method, "compute": compute, "step": step}
-        for name in _phases(run):
-            row[name] = _mean_over_ranks(lines, lambda line, name=name: line.get(name, 0.0))  # type: ignore[misc]
-        row["other"] = _mean_over_ranks(lines, _unnamed)
-        found.append(row)
-    order = run.head["methods"]
-    return [*names, "other"], sorted(found, key=lambda row: order.index(row["method"]))
-
-
-def _phases(run: Run) -> list[str]:
-    """Return the spans of the exchanges: wait and pack first, vote and unpack last, collectives between them."""
-    seen = dict.fromkeys(name for line in run.exchange for name in line if name not in FACTS_OF_A_LINE)
-    collectives = [name for name in seen if name not in ("wait", *CODING_SPANS)]
-    return [name for name in ("wait", "pack", *sorted(collectives), "vote", "unpack") if name in seen]
-
-
-def _unnamed(line: dict[str, Any]) -> float:
-    """Return the seconds of an exchange that no span names: all of a baseline's, little of a vote's."""
-    named = sum(value for name, value in line.items() if name not in (*FACTS_OF_A_LINE, "wait"))
-    return float(line["seconds"]) - float(named)
-
-
-def _mean_over_ranks(lines: Iterable[dict[str, Any]], seconds: Callable[[dict[str, Any]], float]) -> float:
-    means = [np.mean([seconds(line) for line in group]) for group in _grouped(lines, "iteration").values()]
-    return float(np.median(means)) if means else 0.0
+SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 
 
 def milliseconds(seconds: float) -> str:
@@ -167,20 +38,51 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-COLUMNS: dict[str, Callable[[Row], Any]] = {
-    "method": lambda row: row["method"],
-    "compute ms": lambda row: milliseconds(row["compute_s"]),
-    "comm ms [95 % interval]": lambda row: _comm(row),
-    "iteration ms": lambda row: milliseconds(row["iteration_s"]),
+def _speedup(row: Row) -> str:
+    if row["speedup"] is None:
+        return ""
+    return f"{_ratio(row['speedup'])} {_interval(row['speedup_low'], row['speedup_high'], _ratio)}"
+
+
+def _exposed(row: Row) -> str:
+    if row["exposed_s"] is None:
+        return ""
+    interval = _interval(row["exposed_low_s"], row["exposed_high_s"], milliseconds)
+    return f"{milliseconds(row['exposed_s'])} {interval}"
+
+
+Columns = dict[str, Callable[[Row], Any]]
+_BYTES: Columns = {
     "images/s": lambda row: _ratio(row["images_per_s"]),
     "sent MB": lambda row: _mb(row["sent_bytes"]),
     "received MB": lambda row: _mb(row["received_bytes"]),
     "busiest rank MB": lambda row: _mb(row["busiest_bytes"]),
-    "speed-up of the iteration [interval]": lambda row: "" if row["speedup"] is None else
-        f"{_ratio(row['speedup'])} {_interval(row['speedup_low'], row['speedup_high'], _ratio)}",
-    "comm ratio": lambda row: _ratio(row["comm_ratio"]),
+    "speed-up of the iteration [interval]": _speedup,
+}
+_VERDICT: Columns = {
     "verdict": lambda row: row["verdict"] or "",
     "wrong": lambda row: "" if row["wrong"] is None else row["wrong"],
+}
+COLUMNS: dict[str, Columns] = {  # by schedule
+    "serial": {
+        "method": lambda row: row["method"],
+        "compute ms": lambda row: milliseconds(row["compute_s"]),
+        "comm ms [95 % interval]": lambda row: _comm(row),
+        "iteration ms": lambda row: milliseconds(row["iteration_s"]),
+        **_BYTES,
+        "comm ratio": lambda row: _ratio(row["comm_ratio"]),
+        **_VERDICT,
+    },
+    "overlap": {
+        "method": lambda row: row["method"],
+        "iteration ms [95 % interval]": lambda row: f"{milliseconds(row['iteration_s'])} " + _interval(
+            row["iteration_low_s"], row["iteration_high_s"], milliseconds),
+        "exposed comm ms [interval]": _exposed,
+        "comm alone ms": lambda row: milliseconds(row["comm_s"]),
+        "hidden": lambda row: "" if row["hidden"] is None else f"{row['hidden']:.0%}",
+        **_BYTES,
+        **_VERDICT,
+    },
 }  # fmt: skip
 
 
@@ -194,6 +96,8 @@ def render(run: Run, form: str, per_iteration: bool = False) -> str:
     parts = [title(run), _sweep(run, style) if run.head["config"]["sizes"] else _methods(run, style)]
     if run.compute:
         parts += [_breakdown(run, style)]
+    if run.overlapped:
+        parts += [_overlapped_breakdown(run, style)]
     if per_iteration:
         parts += [_iterations(run, style)]
     parts.append("\n".join(notes(run, "- " if form == "markdown" else "")))
@@ -218,16 +122,18 @@ def title(run: Run) -> str:
         f"{config['data'] or 'synthetic'} pictures of {config['image_size']} x {config['image_size']}"
     )  # fmt: skip
     baseline = run.head["baseline"] or "none (nothing to compare with)"
-    return f"{what}; {ranks} ranks, {config['iterations']} iterations; baseline: {baseline}"
+    schedule = "" if config["sizes"] else f", schedule {config['schedule']}"
+    return f"{what}; {ranks} ranks, {config['iterations']} iterations{schedule}; baseline: {baseline}"
 
 
 def _methods(run: Run, style: str) -> str:
-    return grid([[cell(row) for cell in COLUMNS.values()] for row in rows(run)], list(COLUMNS), style)
+    columns = COLUMNS[run.head["config"]["schedule"]]
+    return grid([[cell(row) for cell in columns.values()] for row in rows(run)], list(columns), style)
 
 
 def _sweep(run: Run, style: str) -> str:
     """Return one row a size: each method's milliseconds, and what was wrong in all."""
-    found, methods = _grouped(rows(run), "bytes"), run.head["methods"]
+    found, methods = grouped(rows(run), "bytes"), run.head["methods"]
     cells = [
         [_size(size), *map(_comm, group),
          sum(row["wrong"] or 0 for row in group)]
@@ -244,20 +150,33 @@ def _size(count: int) -> str:
 
 
 def _breakdown(run: Run, style: str) -> str:
-    names, found = breakdown(run)
-    cells = [[row["method"], *(milliseconds(row[name]) if row[name] else "" for name in names)] for row in found]
+    schedule = " if nothing overlaps" if run.overlapped else ""
     text = (
-        "Where an iteration's time goes, ms (mean over ranks, median over iterations; "
+        f"Where an iteration's time goes{schedule}, ms (mean over ranks, median over iterations; "
         "wait is the barrier before the clock starts):"
     )
-    return f"{text}\n\n{grid(cells, ['method', *names], style)}"
+    return f"{text}\n\n{_phase_grid(*breakdown(run), style)}"
+
+
+def _overlapped_breakdown(run: Run, style: str) -> str:
+    text = (
+        "Where an overlapped iteration's time goes, ms (mean over ranks, median over iterations); from pack on in the "
+        "exchange's thread, during backward; a baseline's exchange is not told apart from backward:"
+    )
+    return f"{text}\n\n{_phase_grid(*overlapped_breakdown(run), style)}"
+
+
+def _phase_grid(names: list[str], found: list[Row], style: str) -> str:
+    cells = [[row["method"], *(milliseconds(row[name]) if row[name] else "" for name in names)] for row in found]
+    return grid(cells, ["method", *names], style)
 
 
 def _iterations(run: Run, style: str) -> str:
     """Return one row an iteration and method: its slowest rank."""
-    names = _phases(run)
+    lines = run.overlapped or run.exchange
+    names = phases(lines)
     slowest: dict[tuple[int | None, int, str], dict[str, Any]] = {}
-    for line in run.exchange:
+    for line in lines:
         key = line.get("bytes"), line["iteration"], line["method"]
         if key not in slowest or line["seconds"] > slowest[key]["seconds"]:
             slowest[key] = line
@@ -272,8 +191,8 @@ def _iterations(run: Run, style: str) -> str:
         ]
         for (size, i, method), line in slowest.items()
     ]
-    headers = ["fp32 size", "iteration", "method", "slowest rank", "comm ms", *names]
-    return f"Each iteration, its slowest rank:\n\n{grid(cells, headers, style)}"
+    headers = ["fp32 size", "iteration", "method", "slowest rank", "iteration ms" if run.overlapped else "comm ms"]
+    return f"Each iteration, its slowest rank:\n\n{grid(cells, [*headers, *names], style)}"
 
 
 def notes(run: Run, bullet: str = "") -> list[str]:
@@ -310,6 +229,11 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         said.append(
             f"WARNING: {config['iterations']} iterations: intervals are the range, "
             f"which covers the median with {least:.1%}, not 95 %"
+        )
+    if run.overlapped:
+        said.append(
+            "checked: each exchange of a held gradient in full, each overlapped one on a piece of every bucket, "
+            "another each time; keeping all of them would cost time"
         )
     if run.end.get("replicas_identical") is not None:
         said.append(

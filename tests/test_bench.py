@@ -12,7 +12,7 @@ import time
 import pytest
 from launch import ROOT, environment, mpirun, run
 
-from mpisign import records, table
+from mpisign import records, rows, table
 from mpisign.bench import METHODS
 
 BENCH = ("-m", "mpisign.bench")
@@ -35,9 +35,9 @@ def test_the_table(tmp_path, ranks):
     assert "nccl did not run: NCCL needs CUDA devices" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
     assert ("nothing to exchange" in ended.stdout) == (ranks == 1)
-    rows = {row["method"]: row for row in table.rows(kept)}
-    assert tuple(rows) == HERE
-    assert all(row["wrong"] == 0 for name, row in rows.items() if name != "none")
+    found = {row["method"]: row for row in rows.rows(kept)}
+    assert tuple(found) == HERE
+    assert all(row["wrong"] == 0 for name, row in found.items() if name != "none")
     assert len(kept.exchange) == 6 * ranks * len(HERE)
     assert len(kept.compute) == 6 * ranks
     for line in kept.compute + kept.exchange:
@@ -59,10 +59,26 @@ def test_traitors_a_coin_and_a_choice_of_methods(tmp_path):
     ended = run(3, *TINY, "--methods", chosen, "--tie", "random", "--adversaries", "1", "--adversary", "random",
                 "--format", "csv", "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    rows = list(csv.DictReader(io.StringIO(ended.stdout)))
-    assert [row["method"] for row in rows] == chosen.split(",")
-    assert tuple(rows[0]) == table.KEYS
-    assert {row["baseline"] for row in rows} == {"mpi"}
+    found = list(csv.DictReader(io.StringIO(ended.stdout)))
+    assert [row["method"] for row in found] == chosen.split(",")
+    assert tuple(found[0]) == rows.KEYS
+    assert {row["baseline"] for row in found} == {"mpi"}
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_the_overlapped_schedule(tmp_path, ranks):
+    ended = run(ranks, *TINY, "--schedule", "overlap", "--iterations", "7", "--adversaries", "1", "--adversary",
+                "delayed", "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    assert ended.stdout.rstrip() == table.render(kept, "table", per_iteration=True)
+    assert "exposed comm ms" in ended.stdout
+    assert "replicas: bit-identical" in ended.stdout
+    assert all(row["wrong"] == 0 for row in rows.rows(kept) if row["method"] != "none")
+    assert len(kept.overlapped) == 7 * ranks * len(HERE)
+    for line in kept.overlapped:
+        assert sum(line[name] for name in rows.COMPUTE_SPANS) <= line["seconds"]
+        assert ("pack" in line) == line["method"].startswith("vote")
 
 
 def test_a_sweep_over_sizes(tmp_path):
@@ -70,9 +86,9 @@ def test_a_sweep_over_sizes(tmp_path):
         2, *BENCH, "--sizes", "4:1K:16", "--iterations", "3", "--format", "json", "--output", "r.jsonl", cwd=tmp_path
     )
     assert ended.returncode == 0, ended.stderr
-    rows = json.loads(ended.stdout)
-    assert [row["bytes"] for row in rows] == [size for size in (4, 64, 1024) for _ in HERE]
-    assert {row["wrong"] for row in rows} == {0, None}
+    found = json.loads(ended.stdout)
+    assert [row["bytes"] for row in found] == [size for size in (4, 64, 1024) for _ in HERE]
+    assert {row["wrong"] for row in found} == {0, None}
 
 
 def test_real_pictures(tmp_path):
@@ -106,6 +122,8 @@ def test_real_pictures(tmp_path):
         (["--momentum", "1"], "1 is not in [0, 1)"),
         (["--bucket-mb", "0"], "bucket_mb: must be above 0"),
         (["--model", "resnet18", "--image-size", "32"], "image_size: resnet18 takes no batch of 1"),
+        (["--schedule", "never"], "invalid choice: 'never'"),
+        (["--sizes", "1K:4K", "--schedule", "overlap"], "schedule: a sweep over sizes has no backward"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -160,7 +178,7 @@ def test_a_wrong_result_is_shown_and_the_exit_code_is_1(tmp_path):
     ended = run(2, "-c", program, *TINY[2:], "--methods", "gloo,vote-server", "--output", "r.jsonl", cwd=tmp_path)
     assert ended.returncode == 1
     assert "wrong coordinates" in ended.stderr
-    assert {row["method"]: row["wrong"] for row in table.rows(records.read(tmp_path / "r.jsonl"))}["vote-server"] == 1
+    assert {row["method"]: row["wrong"] for row in rows.rows(records.read(tmp_path / "r.jsonl"))}["vote-server"] == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -1,5 +1,7 @@
 """Collective: run under mpirun. The vote through DistributedDataParallel is the paper's update, on every rank."""
 
+import threading
+
 import numpy as np
 import pytest
 import reference
@@ -12,9 +14,10 @@ import mpisign
 from mpisign import check
 from mpisign.adversary import ADVERSARIES
 from mpisign.baselines import BASELINES, process_group
-from mpisign.contest import Contest, HeldBucket, collect
+from mpisign.contest import Contest, HeldBucket, play
 from mpisign.exchange import EXCHANGES
 from mpisign.votes import TIES
+from mpisign.worker import SCHEDULES
 
 pytestmark = pytest.mark.mpi
 
@@ -65,12 +68,13 @@ def plain_training(P, steps, rule="positive", beta=BETA):
     return [parameter.detach().numpy() for parameter in parameters]
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("rule", ["positive", "zero"])
 @pytest.mark.parametrize("name", EXCHANGES)
-def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule):
+def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule, schedule):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, BETA, name, rule)
+    state = mpisign.VoteState(comm, BETA, name, rule, schedule=schedule)
     replica.register_comm_hook(state, mpisign.vote_hook)
     optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
     for step in range(4):  # DDP divides the buckets anew after the first
@@ -80,6 +84,102 @@ def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule):
     state.close()
     for ours, plain in zip(model.parameters(), plain_training(comm.size, 4, rule), strict=True):
         assert np.array_equal(ours.detach().numpy(), plain)
+
+
+def trained(comm, schedule, **settings):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, schedule=schedule, **settings)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    for step in range(4):
+        model.zero_grad()
+        loss_of(replica, comm.rank, step).backward()
+        torch.optim.SGD(model.parameters(), LR).step()
+    state.close()
+    return list(model.parameters())
+
+
+@pytest.mark.parametrize("adversary", [None, *ADVERSARIES])
+def test_both_schedules_give_the_same_bits(comm, adversary):
+    settings = {"tie": "random", "seed": 5, "adversary": adversary if comm.rank % 2 else None}
+    assert all(map(torch.equal, trained(comm, "serial", **settings), trained(comm, "overlap", **settings)))
+
+
+def test_the_overlapped_vote_is_taken_during_backward(comm):
+    """The first bucket is voted on before the last layer that backward comes to has been passed."""
+    model, order = small_model(), []
+    replica = parallel(model)
+    state = mpisign.VoteState(comm)
+    vote_bucket, first = state.vote_bucket, threading.Event()
+
+    def noted(bucket):
+        order.append((bucket.index(), threading.current_thread() is threading.main_thread()))
+        done = vote_bucket(bucket)
+        first.set()
+        return done
+
+    state.vote_bucket = noted
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    for step in range(2):  # two buckets from the second step on
+        order.clear()
+        first.clear()
+        loss = loss_of(replica, comm.rank, step)
+        if step:
+            model[0].weight.register_hook(lambda gradient: None if first.wait(60) else pytest.fail("not voted on yet"))
+        loss.backward()
+    state.close()
+    assert order == [(0, False), (1, False)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("bucket", [0, 1])
+def test_a_vote_that_fails_is_raised_by_backward(comm, schedule, bucket):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, schedule=schedule)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    loss_of(replica, comm.rank, 0).backward()
+
+    def broken(held):
+        if held.index() == bucket:  # on all ranks: one that fails alone ends the job, see test_bench
+            raise ArithmeticError("no vote today")
+        held.buffer().zero_()
+        return held.buffer()
+
+    state.vote_bucket = broken
+    with pytest.raises(ArithmeticError, match="no vote today"):
+        loss_of(replica, comm.rank, 1).backward()
+    if schedule == "overlap":  # not a second time, as if nothing had been
+        with pytest.raises(ArithmeticError, match="no vote today"):
+            state.take(held_buckets(comm, (3,))[0], torch.futures.Future())
+    state.close()
+
+
+def test_parameters_without_a_gradient_stay_where_they_are(comm):
+    """Their gradient would be 0, which votes +1."""
+
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    torch.manual_seed(1)
+    model = Idle()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    replica = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+    state = mpisign.VoteState(comm)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
+    for _ in range(3):
+        optimizer.zero_grad()
+        replica(torch.ones(1, 5)).sum().backward()
+        optimizer.step()
+    state.close()
+    moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True)]
+    assert moved == [True, True, False, False]
 
 
 def test_without_momentum_the_gradients_signs_are_voted_on(comm):
@@ -177,6 +277,42 @@ def test_a_wrong_result_is_counted(comm, method):
     assert sample["wrong"] >= 1
 
 
+def overlapped_round(comm, contest, method, iteration):
+    with contest.overlapping(method, iteration):
+        for future in [play(contest, bucket) for bucket in held_buckets(comm, (1, 65, 200_000), seed=iteration)]:
+            future.wait()
+    return contest.wrong_overlapped(method)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("adversary", [None, "delayed", "random", "scale"])
+def test_every_overlapped_method_passes_the_check(comm, rule, momentum, adversary):
+    mine = adversary if comm.rank % 2 else None
+    contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
+    wrong = {method: [overlapped_round(comm, contest, method, i) for i in range(3)] for method in methods()}
+    contest.close()
+    assert wrong == {method: [0, 0, 0] for method in methods()}
+
+
+@pytest.mark.parametrize("method", ["mpi", "gloo", "bf16", "vote-alltoall", "vote-reduce"])
+def test_a_wrong_overlapped_result_is_counted(comm, method):
+    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
+    hook, state = contest.hooks[method]
+
+    def faulty(state, bucket):
+        future = hook(state, bucket)
+        if bucket.is_last():
+            future.wait()
+            if comm.rank == comm.size - 1:
+                bucket.buffer()[:] *= -1.5
+        return future
+
+    contest.hooks[method] = faulty, state
+    assert overlapped_round(comm, contest, method, 0) >= 10_000
+    contest.close()
+
+
 @pytest.mark.parametrize("method", ["mpi", "gloo", "bf16"])
 def test_a_rank_that_is_left_out_is_noticed(comm, method):
     contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
@@ -193,19 +329,20 @@ def test_a_rank_that_is_left_out_is_noticed(comm, method):
     contest.close()
 
 
-def test_collect_keeps_the_gradient_and_sends_nothing(comm):
-    model, held = small_model(), []
+def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
+    model = small_model()
     replica = parallel(model)
-    replica.register_comm_hook(held, collect)
+    contest = Contest(comm, ("none",), momentum=0.9, tie="positive", seed=1)
+    replica.register_comm_hook(contest, play)
     for step in range(2):
-        held.clear()
         model.zero_grad()
         loss_of(replica, comm.rank, step).backward()
-        assert held[-1].last
-        assert sum(bucket.tensor.numel() for bucket in held) == sum(p.numel() for p in model.parameters())
+        assert contest.held[-1].last
+        assert sum(bucket.tensor.numel() for bucket in contest.held) == sum(p.numel() for p in model.parameters())
         alone = torch.autograd.grad(loss_of(model, comm.rank, step), list(model.parameters()))
         assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
-    assert len(held) > 1
+    assert len(contest.held) > 1
+    contest.close()
 
 
 def test_nan_votes_plus_one(comm):
@@ -228,6 +365,7 @@ def test_process_group_is_there(comm):
         ({"tie": "heads"}, "tie: "),
         ({"momentum": 1.0}, "momentum: "),
         ({"adversary": "liar"}, "adversary: "),
+        ({"schedule": "never"}, "schedule: "),
     ],
 )
 def test_faulty_arguments_are_named(comm, arguments, named):

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mpisign import bench, records, report, table
+from mpisign import bench, records, report, rows, table
 from mpisign.statistics import Median
 
 
-def made_run(slow=1.0, sizes=(), iterations=8, **machine):
+def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
     """A record of two ranks whose times are known: compute 10 ms, gloo 8 ms, the vote 2 ms, on the slower rank."""
     methods = ["none", "gloo", "vote-alltoall"]
     seconds = {"none": 1e-6, "gloo": 8e-3, "vote-alltoall": 2e-3 * slow}
@@ -17,7 +17,7 @@ def made_run(slow=1.0, sizes=(), iterations=8, **machine):
     facts |= {"commit": "abc"} | machine
     config = {"model": "tiny", "batch_size": 3, "image_size": 32, "data": "", "sizes": list(sizes), "bucket_mb": 25.0,
               "tie": "positive", "momentum": 0.9, "adversaries": 0, "adversary": "invert", "iterations": iterations,
-              "warmup": 2, "seed": 0}  # fmt: skip
+              "warmup": 2, "seed": 0, "schedule": schedule}  # fmt: skip
     traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
     run = records.Run({"type": "run", "format": records.FORMAT, "config": config, "machine": facts, "methods": methods,
                        "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100,
@@ -29,13 +29,16 @@ def made_run(slow=1.0, sizes=(), iterations=8, **machine):
             if not sizes:
                 seconds_of = {"data": 1e-3, "forward": 3e-3, "backward": 5e-3, "step": 1e-3}
                 line = {"type": "compute", "rank": rank, "iteration": iteration}
-                run.compute.append(line | {name: value * share for name, value in seconds_of.items()})
+                run.samples.append(line | {name: value * share for name, value in seconds_of.items()})
             for size in sizes or [None]:
                 for method in methods:
                     line = {"type": "exchange", "rank": rank, "iteration": iteration, "method": method, "wrong": 0,
                             "seconds": seconds[method] * share, "wait": 1e-4}  # fmt: skip
                     line |= {"pack": 5e-4 * share, "all-to-all": 1e-3 * share} if method.startswith("vote") else {}
-                    run.exchange.append(line | ({"bytes": size} if size else {}))
+                    run.samples.append(line | ({"bytes": size} if size else {}))
+                    if schedule == "overlap":  # half of the exchange is hidden behind 9 ms of backward and the like
+                        line = line | {"type": "overlapped", "seconds": 1e-2 * share + line["seconds"] / 2}
+                        run.samples.append(line | seconds_of)
     run.end = {"type": "end", "wrong": 0, "wall_s": 1.0, "peak_bytes": [10**9, 2 * 10**9], "replicas_identical": True}
     return run
 
@@ -95,9 +98,9 @@ def test_what_is_no_record_is_refused(tmp_path, text):
 
 
 def test_rows_take_the_slowest_rank_and_pair_the_iterations():
-    rows = {row["method"]: row for row in table.rows(made_run())}
-    vote = rows["vote-alltoall"]
-    assert tuple(vote) == table.KEYS
+    found = {row["method"]: row for row in rows.rows(made_run())}
+    vote = found["vote-alltoall"]
+    assert tuple(vote) == rows.KEYS
     assert vote["compute_s"] == pytest.approx(10e-3, rel=0.01)
     assert vote["comm_s"] == pytest.approx(2e-3, rel=0.01)
     assert vote["iteration_s"] == pytest.approx(12e-3, rel=0.01)
@@ -106,26 +109,45 @@ def test_rows_take_the_slowest_rank_and_pair_the_iterations():
     assert vote["comm_ratio"] == pytest.approx(4)
     assert (vote["sent_bytes"], vote["received_bytes"], vote["busiest_bytes"]) == (20, 20, 30)
     assert vote["verdict"] == "faster"
-    assert rows["gloo"]["verdict"] == "baseline"
-    assert rows["none"]["verdict"] == "ceiling"
-    assert rows["none"]["wrong"] is None
+    assert found["gloo"]["verdict"] == "baseline"
+    assert found["none"]["verdict"] == "ceiling"
+    assert found["none"]["wrong"] is None
 
 
 def test_the_breakdown_adds_up():
-    names, rows = table.breakdown(made_run())
-    vote = next(row for row in rows if row["method"] == "vote-alltoall")
+    names, found = rows.breakdown(made_run())
+    vote = next(row for row in found if row["method"] == "vote-alltoall")
     assert names == ["compute", "wait", "pack", "all-to-all", "step", "other"]
     assert sum(vote[name] for name in names if name != "wait") == pytest.approx(12e-3 * 0.75, rel=0.01)
 
 
+def test_overlapped_rows_tell_what_is_exposed():
+    found = {row["method"]: row for row in rows.rows(made_run(schedule="overlap"))}
+    vote = found["vote-alltoall"]
+    assert tuple(vote) == rows.OVERLAP_KEYS
+    assert vote["iteration_s"] == pytest.approx(11e-3, rel=0.01)
+    assert vote["exposed_s"] == pytest.approx(1e-3, rel=0.01)
+    assert vote["exposed_low_s"] <= vote["exposed_s"] <= vote["exposed_high_s"]
+    assert vote["comm_s"] == pytest.approx(2e-3, rel=0.01)
+    assert vote["hidden"] == pytest.approx(0.5, rel=0.01)
+    assert vote["speedup"] == pytest.approx(14 / 11, rel=0.01)
+    assert found["none"]["exposed_s"] is None
+    assert found["none"]["verdict"] == "ceiling"
+    names, phases = rows.overlapped_breakdown(made_run(schedule="overlap"))
+    assert names == ["data", "forward", "backward", "step", "wait", "pack", "all-to-all"]
+    assert phases[2]["pack"] == pytest.approx(5e-4 * 0.75, rel=0.01)
+
+
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
 @pytest.mark.parametrize("form", table.FORMATS)
-def test_every_form_tells_every_method(form):
-    text = table.render(made_run(), form, per_iteration=True)
+def test_every_form_tells_every_method(form, schedule):
+    text = table.render(made_run(schedule=schedule), form, per_iteration=True)
+    keys = rows.OVERLAP_KEYS if schedule == "overlap" else rows.KEYS
     assert all(method in text for method in ("none", "gloo", "vote-alltoall"))
     if form == "json":
-        assert [tuple(row) for row in json.loads(text)] == [table.KEYS] * 3
+        assert [tuple(row) for row in json.loads(text)] == [keys] * 3
     elif form == "csv":
-        assert text.splitlines()[0] == ",".join(table.KEYS)
+        assert text.splitlines()[0] == ",".join(keys)
     else:
         assert "baseline: gloo" in text
         assert "nccl did not run: no CUDA" in text
@@ -133,7 +155,7 @@ def test_every_form_tells_every_method(form):
 
 def test_a_sweep_has_a_row_for_each_size():
     run = made_run(sizes=(1024, 4096))
-    assert [(row["bytes"], row["method"]) for row in table.rows(run)][:4] == [
+    assert [(row["bytes"], row["method"]) for row in rows.rows(run)][:4] == [
         (1024, "none"), (1024, "gloo"), (1024, "vote-alltoall"), (4096, "none")]  # fmt: skip
     text = table.render(run, "table")
     assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
@@ -147,6 +169,12 @@ def test_report_redraws_and_compares(tmp_path, capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
     assert lines["vote-alltoall"].endswith("slower")
     assert lines["gloo"].endswith("indistinguishable")
+    for path, slow in ((old, 1.0), (new, 3.0)):
+        kept(made_run(slow=slow, schedule="overlap"), path)
+    assert report.main(["--compare", str(old), str(new)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
+    assert lines["vote-alltoall"].split()[1:3] == ["11.04", "13.05"]
+    assert lines["vote-alltoall"].endswith("slower")
 
 
 def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys):

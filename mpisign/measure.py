@@ -1,0 +1,171 @@
+"""What the bench does with a model, or with bare vectors: the measuring itself, and the gathering of samples."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from . import check, contest, models, mpi
+from .contest import Contest, HeldBucket, synchronize
+from .records import Run
+from .spans import Spans
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from .data import Batch
+
+BLOCK = 2  # overlapped iterations that a method has in a row
+
+
+class Recorder:
+    """Gathers each rank's samples on rank 0. Collective."""
+
+    def __init__(self, comm: MPI.Comm, run: Run, nodes: list[int]) -> None:
+        self.comm, self.run, self.nodes = comm, run, nodes
+        self.wrong = 0
+
+    def keep(self, kind: str, iteration: int, samples: list[dict[str, Any]]) -> None:
+        """Keep samples as lines of that type; those of the warm-up (iterations below 0) only count what is wrong."""
+        self.wrong += sum(sample.get("wrong", 0) for sample in samples)
+        if iteration >= 0:
+            about = {"type": kind, "iteration": iteration}
+            for rank, part in enumerate(self.comm.gather([about | sample for sample in samples]) or []):
+                self.run.samples += [line | {"rank": rank} for line in part]
+
+    def traffic(self, of: int | None, buckets: list[int]) -> None:
+        """Keep what each method sends and receives for buckets of so many coordinates."""
+        tie = self.run.head["config"]["tie"]
+        self.run.head["traffic"][str(of or "model")] = {
+            method: sum(contest.traffic(method, n, tie, self.nodes) for n in buckets).T.tolist()  # type: ignore[union-attr]
+            for method in self.run.head["methods"]
+        }
+
+
+class Trial:
+    """A model in training: its replica, its optimizer, and the spans of its own work."""
+
+    def __init__(self, config: dict[str, Any], device: torch.device, batches: Iterator[Batch], game: Contest) -> None:
+        torch.manual_seed(config["seed"])
+        self.model = models.build(config["model"], config["image_size"]).to(device)
+        self.replica = models.parallel(self.model, config["bucket_mb"])
+        self.replica.register_comm_hook(game, contest.play)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=1e-4)  # the paper's
+        self.spans, self.batches, self.device = Spans(), batches, device
+        self.anchor = next(self.model.parameters())
+        self._kept: list[torch.Tensor] = []
+
+    def backward(self) -> None:
+        """Compute the gradient of the next batch; `play` gets it."""
+        self.optimizer.zero_grad()
+        with self.spans("data"):
+            pictures, labels = (part.to(self.device) for part in next(self.batches))
+            synchronize(self.anchor)
+        with self.spans("forward"):
+            loss = cross_entropy(self.replica(pictures), labels)
+            synchronize(self.anchor)
+        with self.spans("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+            synchronize(self.anchor)
+
+    def step(self) -> None:
+        """Apply what is in the gradient."""
+        with self.spans("step"):
+            self.optimizer.step()
+            synchronize(self.anchor)
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Keep the weights as they are now, for `restore`."""
+        self._kept = self._kept or [torch.empty_like(weight) for weight in self.model.parameters()]
+        for kept, weight in zip(self._kept, self.model.parameters(), strict=True):
+            kept.copy_(weight)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Set the weights back to what was remembered: after `none` they differ between ranks."""
+        for kept, weight in zip(self._kept, self.model.parameters(), strict=True):
+            weight.copy_(kept)
+
+
+def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, trial: Trial) -> None:
+    """Train the model for the iterations asked for; each gradient goes through every method."""
+    config = run.head["config"]
+    run.head["coordinates"] = sum(parameter.numel() for parameter in trial.model.parameters())
+    overlap = config["schedule"] == "overlap"
+    rounds = -(-config["iterations"] // BLOCK) if overlap else config["iterations"]
+    for iteration in _counted(comm, config["warmup"], rounds):
+        trial.backward()
+        samples = list(game.round(iteration + config["warmup"], game.held))
+        game.apply(iteration + config["warmup"], game.held)
+        trial.step()
+        recorder.keep("exchange", iteration, samples)
+        recorder.keep("compute", iteration, [trial.spans.take()])
+        if overlap:
+            _overlapped(config, comm, game, recorder, trial, iteration)
+    recorder.traffic(None, [bucket.tensor.numel() for bucket in game.held])
+    if set(run.head["methods"]) != {"none"}:
+        weights = (parameter.detach().cpu().numpy() for parameter in trial.model.parameters())
+        run.end["replicas_identical"] = check.same_everywhere(comm, weights)
+
+
+def _overlapped(
+    config: dict[str, Any], comm: MPI.Comm, game: Contest, recorder: Recorder, trial: Trial, played: int
+) -> None:
+    """Give each method its block of iterations, all from the same weights and momentum.
+
+    `played` is the number of the round; in the last one the blocks may be shorter.
+    """
+    trial.remember()
+    game.remember()
+    for method in game.shuffled():
+        trial.restore()
+        game.restore()
+        for i in range(BLOCK):
+            iteration = played * BLOCK + i
+            if iteration >= config["iterations"]:
+                break
+            step = (played + config["warmup"]) * BLOCK + i
+            with game.overlapping(method, step):
+                seconds = _timed(comm, trial)
+            spans = trial.spans.take() | game.spans.take()
+            wrong = game.wrong_overlapped(method)
+            recorder.keep("overlapped", iteration if played >= 0 else -1,
+                          [{"method": method, "seconds": seconds, "wrong": wrong, **spans}])  # fmt: skip
+    trial.restore()
+    game.restore()
+
+
+def _timed(comm: MPI.Comm, trial: Trial) -> float:
+    mpi.gather_quietly(comm)
+    comm.Barrier()
+    began = time.perf_counter()
+    trial.backward()
+    trial.step()
+    return time.perf_counter() - began
+
+
+def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, device: torch.device) -> None:
+    """Exchange random vectors of each size, as the micro-benchmarks do."""
+    config = run.head["config"]
+    for size in config["sizes"]:
+        noise = torch.Generator().manual_seed(config["seed"] * comm.size + comm.rank)
+        vector = torch.randn(size // 4, generator=noise).to(device)
+        held = [HeldBucket(0, vector, [vector], True)]
+        recorder.traffic(size, [size // 4])
+        for iteration in _counted(comm, config["warmup"], config["iterations"], f"{size} bytes"):
+            samples = game.round(iteration + config["warmup"], held)
+            recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])
+
+
+def _counted(comm: MPI.Comm, warmup: int, rounds: int, what: str = "round") -> Iterator[int]:
+    """Count from -warmup to rounds, with a progress bar on rank 0 of a terminal."""
+    from tqdm import tqdm
+
+    hidden = comm.rank != 0 or not sys.stderr.isatty()
+    return iter(tqdm(range(-warmup, rounds), what, disable=hidden, leave=False))
