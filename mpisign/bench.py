@@ -21,6 +21,7 @@ from . import mpi, options, records, table
 from .adversary import ADVERSARIES, traitors
 from .baselines import BASELINES, REFERENCES
 from .exchange import EXCHANGES
+from .methods import METHODS
 from .options import fraction, names, natural, option, positive
 from .votes import TIES
 from .worker import SCHEDULES
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .place import Place
 
 PROGRAM = "mpisign.bench"
-METHODS = (*BASELINES, *("vote-" + name for name in EXCHANGES))
 
 
 @dataclass(frozen=True)

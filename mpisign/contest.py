@@ -21,13 +21,13 @@ from .adversary import Traitor
 from .baselines import BASELINES, Hook, betray
 from .exchange import EXCHANGES, Traffic, all_reduce_traffic
 from .hook import VoteState, vote_hook
+from .methods import exchange_of
 from .spans import Spans
 from .votes import Tie
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-VOTE = "vote-"  # a method is a name in BASELINES, or this and a name in EXCHANGES
 SAMPLE = 1024  # words of each bucket that are checked when it is exchanged during backward
 
 
@@ -72,8 +72,9 @@ def play(contest: "Contest", bucket: GradBucket) -> torch.futures.Future[Tensor]
 
 def traffic(method: str, n: int, tie: str, nodes: list[int]) -> Traffic:
     """Return the bytes that each rank sends and receives for a bucket of n coordinates, int64 (P, 2)."""
-    if method.startswith(VOTE):
-        return EXCHANGES[method.removeprefix(VOTE)].traffic(bits.words_for(n), tie, nodes)
+    exchange = exchange_of(method)
+    if exchange is not None:
+        return EXCHANGES[exchange].traffic(bits.words_for(n), tie, nodes)
     return all_reduce_traffic(BASELINES[method].coordinate_bytes * n, len(nodes))
 
 
@@ -99,8 +100,8 @@ class Contest:
         self._traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)  # of the dense methods
         self._resources = contextlib.ExitStack()
         for method in methods:
-            if method.startswith(VOTE):
-                exchange = method.removeprefix(VOTE)
+            exchange = exchange_of(method)
+            if exchange is not None:
                 state = VoteState(comm, momentum, exchange, tie, adversary, seed, self.spans, "serial")
                 self._resources.callback(state.close)
                 if self.voters:  # else each would have its own, of the size of the gradient

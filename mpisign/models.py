@@ -20,7 +20,7 @@ def names() -> list[str]:
     return [TINY, *torchvision.models.list_models(module=torchvision.models)]
 
 
-def build(name: str, image_size: int) -> nn.Module:
+def build(name: str, image_size: int, classes: int = CLASSES) -> nn.Module:
     """Return the model with fresh weights.
 
     Raises:
@@ -36,7 +36,7 @@ def build(name: str, image_size: int) -> nn.Module:
     if name == TINY:
         return nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, CLASSES),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, classes),
         )  # fmt: skip
     extra: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
@@ -45,7 +45,7 @@ def build(name: str, image_size: int) -> nn.Module:
         extra = {"image_size": image_size}
     if name == "maxvit_t":
         extra = {"input_size": (image_size, image_size)}
-    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **extra)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
     return model
 
 

@@ -26,6 +26,10 @@ LAUNCHERS = {
 FAULTY = 2  # the exit code for bad input, argparse's own
 
 
+class JobError(Exception):
+    """What ends a job though the program is sound: told in one line, without a traceback."""
+
+
 def launched() -> tuple[str, int, int]:
     """Return who started this process, how many ranks it meant to start, and which one this is to be."""
     for launcher, (size, rank) in LAUNCHERS.items():
@@ -63,14 +67,17 @@ def session(program: str) -> Iterator[MPI.Comm]:
     except SystemExit:
         raise
     except BaseException as error:
-        if comm.size == 1:
+        if comm.size == 1 and not isinstance(error, JobError):
             raise
         if isinstance(error, KeyboardInterrupt):
             print(f"{program}: rank {comm.rank} was interrupted", file=sys.stderr, flush=True)
+        elif isinstance(error, JobError):
+            print(f"{program}: error: rank {comm.rank}: {error}", file=sys.stderr, flush=True)
         else:
             print(f"{program}: rank {comm.rank} failed, the job ends:\n{traceback.format_exc()}",
                   file=sys.stderr, flush=True)  # fmt: skip
         sys.stdout.flush()
+        time.sleep(0.5)  # else a launcher may end before it has passed on what was printed
         comm.Abort(1)
 
 

@@ -13,7 +13,7 @@ import pytest
 from launch import ROOT, environment, mpirun, run
 
 from mpisign import records, rows, table
-from mpisign.bench import METHODS
+from mpisign.methods import METHODS
 
 BENCH = ("-m", "mpisign.bench")
 TINY = (*BENCH, "--model", "tiny", "--image-size", "32", "--iterations", "6", "--warmup", "1")

@@ -1,0 +1,184 @@
+"""Checkpoints of a training: a folder each, whole or not there at all.
+
+`checkpoint-<step>/` holds `model.pt`, the same for all ranks, and `rank-<r>.pt` with what is that rank's own. Rank 0
+writes and reads all of them, one rank's after the other's, so only it needs to see the folder, and it never holds more
+than one of them. They are read with `torch.load(weights_only=True)`: no code is run from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+FORMAT = 1
+_PARTIAL = ".partial"
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Name the checkpoint after `step` steps."""
+    return folder / f"checkpoint-{step:08}"
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the whole checkpoints in `folder`, the oldest first."""
+    return sorted(path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
+
+
+def write(
+    comm: MPI.Comm, folder: Path, step: int, common: dict[str, Any], own: dict[str, Any], keep: int
+) -> str | None:
+    """Write a checkpoint and remove all but the newest `keep`; return None, or on all ranks why it failed. Collective.
+
+    `common` is taken from rank 0, `own` from each rank. A write that fails leaves the older checkpoints as they were.
+    """
+    path, fault = path_of(folder, step), None
+    partial = folder / f".{path.name}{_PARTIAL}"
+    if comm.rank == 0:
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            whole = {"format": FORMAT, "ranks": comm.size, "step": step, **common}
+            _write_file(partial / "model.pt", _packed(whole))
+        except OSError as error:
+            fault = str(error)
+    for rank in range(comm.size):
+        state = _to_root(comm, rank, own)
+        if state is not None and fault is None:
+            try:
+                _write_file(partial / f"rank-{rank}.pt", state)
+            except OSError as error:
+                fault = str(error)
+    if comm.rank == 0:
+        try:
+            if fault is None:
+                _discard(path)  # an earlier one of the same step
+                os.rename(partial, path)
+                _sync(folder)
+                for old in found(folder)[:-keep]:
+                    _discard(old)
+        except OSError as error:
+            fault = str(error)
+        shutil.rmtree(partial, ignore_errors=True)
+    told: str | None = comm.bcast(fault)
+    return told
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed write or removal may have left."""
+    for path in folder.glob(f".checkpoint-*{_PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read(comm: MPI.Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return what is common to all ranks, and what was this rank's own, or None if it was not there. Collective.
+
+    Raises:
+        ValueError: on all ranks: `path` is no whole checkpoint of this format.
+
+    """
+    fault, files = None, {}
+    if comm.rank == 0:
+        try:
+            files = {name.name: name.stat().st_size for name in path.iterdir()}
+            common = _unpacked((path / "model.pt").read_bytes())
+            wanted = {"model.pt", *(f"rank-{rank}.pt" for rank in range(common["ranks"]))}
+            if common["format"] != FORMAT:
+                fault = f"has format {common['format']}, this is a reader of format {FORMAT}"
+            elif not wanted <= set(files):
+                fault = f"lacks {', '.join(sorted(wanted - set(files)))}"
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            fault = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    fault = comm.bcast(fault)
+    if fault is not None:
+        raise ValueError(f"resume: {path} {fault}")
+    everyones = _unpacked(_from_root(comm, None, path / "model.pt"))
+    own = None
+    for rank in range(min(comm.size, everyones["ranks"])):
+        state = _from_root(comm, rank, path / f"rank-{rank}.pt")
+        if rank == comm.rank:
+            own = _unpacked(state)
+    return everyones, own
+
+
+def _packed(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(data: bytes) -> dict[str, Any]:
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("no checkpoint of mpisign.train")
+    return state
+
+
+def _to_root(comm: MPI.Comm, rank: int, own: dict[str, Any]) -> bytes | None:
+    """Bring one rank's state to rank 0, which gets it; all others get None."""
+    if comm.rank not in (0, rank):
+        return None
+    mine = _packed(own) if comm.rank == rank else b""
+    if rank == 0:
+        return mine
+    if comm.rank == rank:
+        comm.Send(np.array([len(mine)]), 0)
+        comm.Send(np.frombuffer(mine, np.uint8), 0)
+        return None
+    length = np.empty(1, np.int64)
+    comm.Recv(length, rank)
+    state = np.empty(length[0], np.uint8)
+    comm.Recv(state, rank)
+    return state.tobytes()
+
+
+def _from_root(comm: MPI.Comm, rank: int | None, path: Path) -> bytes:
+    """Bring a file that rank 0 reads to one rank, or to all of them (None); the others get nothing."""
+    data = np.frombuffer(path.read_bytes(), np.uint8) if comm.rank == 0 else np.empty(0, np.uint8)
+    if rank is None:
+        length = comm.bcast(len(data))
+        data = data if comm.rank == 0 else np.empty(length, np.uint8)
+        comm.Bcast(data, 0)
+    elif rank and comm.rank == 0:
+        comm.Send(np.array([len(data)]), rank)
+        comm.Send(data, rank)
+    elif rank and comm.rank == rank:
+        size = np.empty(1, np.int64)
+        comm.Recv(size, 0)
+        data = np.empty(size[0], np.uint8)
+        comm.Recv(data, 0)
+    return data.tobytes()
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Have a rename in `folder` outlive a crash."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint: under another name first, so that a half-removed one is never taken for whole."""
+    partial = path.with_name(f".{path.name}.old{_PARTIAL}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, partial)
+        shutil.rmtree(partial, ignore_errors=True)
