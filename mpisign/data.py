@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -167,5 +172,30 @@ class ValidationSampler(Sampler[Any]):
 
 def loader(pictures: Pictures, sampler: Sampler[Any], batch_size: int, workers: int, whole: bool, pin: bool) -> Any:
     """Return batches (pictures, labels, numbers); `whole`: without a smaller last one, `pin`: in pinned memory."""
-    return DataLoader(pictures, batch_size, sampler=sampler, num_workers=workers, drop_last=whole, pin_memory=pin,
-                      persistent_workers=workers > 0)  # fmt: skip
+    ended = multiprocessing.Event()
+    atexit.register(ended.set)
+    return DataLoader(
+        pictures,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=whole,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        worker_init_fn=functools.partial(_leave_signals, ended),
+    )
+
+
+def _leave_signals(ended: Event, worker: int) -> None:
+    """Leave to the rank what a scheduler or Ctrl-C sends to all processes of a job: it goes on to a checkpoint.
+
+    Only when the rank has `ended`, a worker ends on SIGTERM: so Python ends those that are left.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        if ended.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -194,7 +194,7 @@ class Training:
         self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1)
         mean = float(told[2]) / self.comm.size
         self.log({"type": "iteration", "step": self.position.step, "epoch": position.epoch, "loss": mean, "lr": rate,
-                  **self.spans.take()})  # fmt: skip
+                  "seconds": self.spans.take()})  # fmt: skip
         return bool(told[0]), mean
 
     def _loss(self, output: Tensor, labels: Tensor) -> Tensor:
