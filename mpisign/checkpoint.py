@@ -87,18 +87,17 @@ def read(comm: MPI.Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | N
         ValueError: on all ranks: `path` is no whole checkpoint of this format.
 
     """
-    fault, files = None, {}
+    fault = None
     if comm.rank == 0:
         try:
-            files = {name.name: name.stat().st_size for name in path.iterdir()}
             common = _unpacked((path / "model.pt").read_bytes())
-            wanted = {"model.pt", *(f"rank-{rank}.pt" for rank in range(common["ranks"]))}
+            lacking = [f"rank-{rank}.pt" for rank in range(common["ranks"]) if not (path / f"rank-{rank}.pt").is_file()]
             if common["format"] != FORMAT:
                 fault = f"has format {common['format']}, this is a reader of format {FORMAT}"
-            elif not wanted <= set(files):
-                fault = f"lacks {', '.join(sorted(wanted - set(files)))}"
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            fault = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            elif lacking:
+                fault = f"lacks {', '.join(lacking)}"
+        except _UNREADABLE as error:
+            fault = _unreadable(error)
     fault = comm.bcast(fault)
     if fault is not None:
         raise ValueError(f"resume: {path} {fault}")
@@ -107,8 +106,21 @@ def read(comm: MPI.Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | N
     for rank in range(min(comm.size, everyones["ranks"])):
         state = _from_root(comm, rank, path / f"rank-{rank}.pt")
         if rank == comm.rank:
-            own = _unpacked(state)
+            try:
+                own = _unpacked(state)
+            except _UNREADABLE as error:
+                fault = _unreadable(error)
+    for rank, told in enumerate(comm.allgather(fault)):
+        if told is not None:
+            raise ValueError(f"resume: {path}/rank-{rank}.pt {told}")
     return everyones, own
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
 def _packed(state: dict[str, Any]) -> bytes:

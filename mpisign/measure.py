@@ -126,7 +126,7 @@ def _overlapped(
     for method in game.shuffled():
         trial.restore()
         game.restore()
-        for i in range(BLOCK):
+        for i in range(BLOCK if played >= 0 else 1):
             iteration = played * BLOCK + i
             if iteration >= config["iterations"]:
                 break

@@ -104,12 +104,12 @@ def _check_output(folder: Path, resume: bool) -> None:
 
 def check_agreed(comm: MPI.Comm, pictures: Pictures, part: str) -> None:
     """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
-    mine = pictures.fingerprint()
-    for rank, other in enumerate(comm.allgather(mine)):
-        first = comm.bcast(mine)
-        if other != first:
-            what = (f"{other[0]} classes and {other[1]} pictures, rank 0 {first[0]} and {first[1]}"
-                    if other[:2] != first[:2] else "other names than rank 0")  # fmt: skip
+    everyone = comm.allgather(pictures.fingerprint())
+    for rank, other in enumerate(everyone):
+        if other != everyone[0]:
+            what = "other names than rank 0"
+            if other[:2] != everyone[0][:2]:
+                what = "{} classes and {} pictures, rank 0 {} and {}".format(*other[:2], *everyone[0][:2])
             raise ValueError(f"data: rank {rank} sees {what} in {part}/")
 
 
