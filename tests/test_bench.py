@@ -87,6 +87,18 @@ def test_real_pictures(tmp_path):
     assert all(line["data"] > 0 for line in kept.compute)
 
 
+def test_real_pictures_in_two_parts(tmp_path):
+    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "make_photos.py", tmp_path, "--validate", "1/5"],
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    assert made.stdout.startswith("80 pictures in")
+    pictures = {
+        part: {p.relative_to(tmp_path / part) for p in tmp_path.glob(f"{part}/*/*.jpg")} for part in ("train", "val")
+    }
+    assert not pictures["train"] & pictures["val"]
+    for label in ("china", "flower"):
+        assert [sum(p.parent.name == label for p in pictures[part]) for part in ("train", "val")] == [32, 8]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
