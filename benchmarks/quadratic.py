@@ -86,10 +86,12 @@ def cases(lines):
 
 
 def listed(names):
-    whole = [name for name in names if isinstance(name, int)]
-    run = len(whole) > 2 and whole == list(range(whole[0], whole[-1] + 1))
-    said = [f"{whole[0]} to {whole[-1]}"] if run else whole
-    return ", ".join(map(str, [*said, *(name for name in names if name not in whole)])) or "none"
+    """Write numbers that follow each other, and names among them, as "0 to 3, 14"."""
+    runs = []
+    for name in names:
+        follows = runs and isinstance(name, int) and runs[-1][-1] == name - 1
+        runs[-1:] = [[*runs[-1], name]] if follows else [*runs[-1:], [name]]
+    return ", ".join(f"{run[0]} to {run[-1]}" if run[1:] else f"{run[0]}" for run in runs) or "none"
 
 
 def show(lines, style):
@@ -97,7 +99,7 @@ def show(lines, style):
     for (traitors, scale, tuned), runs in sorted(cases(lines).items(), key=lambda case: TUNED.index(case[0][2])):
         last = {method: objective[:, -1] for method, (objective, _) in runs.items()}
         start = runs["vote"][0][:, 0]
-        name = traitors if scale == 1 else f"{traitors} of {scale} times"
+        name = traitors if scale == 1 else f"one of {scale} times"
         ratio = median_interval(last["mean"] / last["vote"])
         better = "vote" if ratio.low > 1 else "mean" if ratio.high < 1 else "neither"
         lower.setdefault((better, tuned), []).append(name)
@@ -109,10 +111,10 @@ def show(lines, style):
     headers = "traitors", "rate tuned for", *(f"rate of the {m}" for m in METHODS), *METHODS, "lower, in pairs"
     print(tabulate(table, headers, style, disable_numparse=[0]))
     for tuned in TUNED:
-        said = "; ".join(f"the {method} at {listed(names)}" for (method, t), names in lower.items() if t == tuned)
-        fails = "; ".join(f"the {method} at {listed(names)}" for (method, t), names in lost.items() if t == tuned)
+        said = "; ".join(f"{method} at {listed(names)}" for (method, t), names in lower.items() if t == tuned)
+        fails = "; ".join(f"{method} at {listed(names)}" for (method, t), names in lost.items() if t == tuned)
         print(
-            f"\nRate tuned for {tuned}, by the number of traitors: lower ends {said}; not below its start ends {fails}."
+            f"\nRate tuned for {tuned}, by the number of traitors. The lower end has: {said}. No descent has: {fails}."
         )
 
 

@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from launch import ROOT
+from torch import nn
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import keep
@@ -38,6 +40,29 @@ def test_verdicts_on_known_distributions(draw, found, chance):
     assert {name for name, which in verdicts.items() if which.mean() > 0.9} == found
     assert {name for name, which in verdicts.items() if which.mean() > 0.05} == found
     assert (noise.CRITICAL > S).all()
+
+
+def test_the_gradients_of_pictures_average_to_the_mini_batchs():
+    torch.manual_seed(0)
+    model, pictures, labels = noise.build(), torch.rand(6, 1, 8, 8), torch.arange(6)
+    whole = torch.autograd.grad(nn.functional.cross_entropy(model(pictures), labels), list(model.parameters()))
+    each = noise.gradients(model, pictures, labels)
+    flat = nn.utils.parameters_to_vector(whole).numpy()
+    np.testing.assert_allclose(each.mean(axis=0), flat, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "none"),
+        ([4], "4"),
+        ([0, 1, 2, 14], "0 to 2, 14"),
+        ([12, 13, "one"], "12 to 13, one"),
+        (["one", 2], "one, 2"),
+    ],
+)
+def test_numbers_that_follow_each_other_are_said_as_a_span(names, said):
+    assert quadratic.listed(names) == said
 
 
 def test_to_the_vote_a_traitor_who_scales_is_one_who_inverts(monkeypatch):
