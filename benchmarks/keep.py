@@ -1,29 +1,69 @@
-"""What the files here share: measure and keep, or show what was kept."""
+"""What the files here share: measure and keep, or show and draw what was kept."""
 
 import argparse
+import importlib.util
+import io
 import json
+import os
+import tempfile
 from pathlib import Path
 
 from mpisign import records
 
 
-def keep_and_show(name, description, measure, show):
+def keep_and_show(name, description, measure, show, draw=None):
     """Call `measure`, keep its lines behind the machine's, and `show` them; or only show those of a file.
 
     `measure` yields dicts, or nothing at all on ranks other than 0. `show` takes them and a style of tabulate's.
+    `draw`, if there is one, takes them and returns a figure of matplotlib's.
     """
     arguments = argparse.ArgumentParser(prog=name, description=description.splitlines()[0])
     arguments.add_argument("--output", type=Path, metavar="FILE", help="keep the samples as JSON lines")
     arguments.add_argument("--show", type=Path, metavar="FILE", help="measure nothing, show a kept file as markdown")
+    if draw:
+        arguments.add_argument("--figure", type=Path, metavar="FILE.svg", help="draw a figure, and FILE.png beside it")
     options = arguments.parse_args()
+    figure = options.figure if draw else None
+    if figure and figure.suffix != ".svg":
+        arguments.error(f"--figure: {figure} does not end in .svg")
+    if figure and not importlib.util.find_spec("matplotlib"):
+        arguments.error("--figure: needs matplotlib: pip install 'mpisign[plots]'")
+    for path in filter(None, (options.output, figure)):
+        if refused := records.unwritable(path):
+            arguments.error(refused)
     if options.show:
         machine, *lines = map(json.loads, options.show.read_text().splitlines())
         show(lines, "pipe")
         about = f"\n{machine['cpu']}, {machine['cores']} cores; numba {machine['numba']}, torch {machine['torch']}"
         print(f"{about}, mpisign commit {machine['commit']}")
-        return
-    lines = list(measure())
-    if lines:
-        show(lines, "simple")
-        if options.output:
+    else:
+        # As they will be read again: a figure is the same to the byte, now and later.
+        lines = json.loads(json.dumps(list(measure())))
+        if lines and options.output:
             records.write(options.output, map(json.dumps, [{"type": "machine", **records.machine()}, *lines]))
+        if lines:
+            show(lines, "simple")
+    if lines and figure:
+        write_figure(figure, draw, lines)
+
+
+def write_figure(path, draw, lines):
+    """Write what `draw` makes of the lines as SVG to `path` and as PNG beside it: the same lines, the same bytes."""
+    import matplotlib
+
+    drawn = {}
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # not the user's own settings
+        matplotlib.use("Agg")
+        matplotlib.rcParams["svg.hashsalt"] = "mpisign"
+        figure = draw(lines)
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            picture = io.BytesIO()
+            figure.savefig(picture, format=suffix[1:], metadata=metadata, dpi=120)
+            drawn[path.with_suffix(suffix)] = picture.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        for target, picture in drawn.items():
+            (Path(folder) / target.name).write_bytes(picture)
+        for target in drawn:
+            os.replace(Path(folder) / target.name, target)
