@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -26,9 +27,19 @@ class Baseline(NamedTuple):
 
     summary: str
     hook: Callable[[MPI.Comm, contextlib.ExitStack], tuple[Hook, Any]]  # -> the hook and its state; collective
-    coordinate_bytes: int  # on the wire, of an all-reduce
-    roundoff: float | None  # of its arithmetic; None: it computes no mean
+    wire_bytes: Callable[[Shapes], int]  # that a bucket of tensors of such shapes puts into an all-reduce
+    roundoff: float | None  # of its arithmetic, relative; None: it sends nothing; LOSSY: no mean can be asked of it
+    underflow: float = 0.0  # what an operation may lose near 0, absolute
     needs_nccl: bool = False
+    keeps_state: bool = False  # between steps, which checkpoints don't have
+
+
+Shapes = list[tuple[int, ...]]
+LOSSY = math.inf
+
+
+def _fp(size: int) -> Callable[[Shapes], int]:
+    return lambda shapes: size * sum(map(math.prod, shapes))
 
 
 def _done(tensor: Tensor) -> torch.futures.Future[Tensor]:
@@ -43,34 +54,41 @@ def _none(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     return lambda state, bucket: _done(bucket.buffer()), None
 
 
-def _mpi(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
-    """Sum in a thread, as DDP's own hooks do, so that backward goes on meanwhile."""
-    own, worker = comm.Dup(), Worker()
-    held.callback(own.Free)
+def _in_thread(
+    work: Callable[[Any, Any], Tensor], held: contextlib.ExitStack
+) -> Callable[[Any, Any], torch.futures.Future[Tensor]]:
+    """Return the hook that does `work(state, bucket)` in a thread, bucket after bucket, while backward goes on."""
+    worker = Worker()
     held.callback(worker.close)
 
-    def all_reduce(state: MPI.Comm, bucket: Any) -> torch.futures.Future[Tensor]:
+    def hook(state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
         import torch
 
         future: torch.futures.Future[Tensor] = torch.futures.Future()
-
-        def work() -> None:
-            from mpi4py import MPI
-
-            buffer = bucket.buffer()
-            host = buffer.cpu()  # the buffer itself where it lives on the CPU
-            host.div_(state.size)  # before the sum, as DDP does
-            state.Allreduce(MPI.IN_PLACE, host.numpy())
-            if buffer.data_ptr() != host.data_ptr():
-                buffer.copy_(host)
-            future.set_result(buffer)
-
-        worker.submit(work)
+        worker.submit(lambda: future.set_result(work(state, bucket)))
         if bucket.is_last():
             worker.wait()
         return future
 
-    return all_reduce, own
+    return hook
+
+
+def _mpi(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
+    own = comm.Dup()
+    held.callback(own.Free)
+
+    def all_reduce(state: MPI.Comm, bucket: Any) -> Tensor:
+        from mpi4py import MPI
+
+        buffer: Tensor = bucket.buffer()
+        host = buffer.cpu()  # the buffer itself where it lives on the CPU
+        host.div_(state.size)  # before the sum, as DDP does
+        state.Allreduce(MPI.IN_PLACE, host.numpy())
+        if buffer.data_ptr() != host.data_ptr():
+            buffer.copy_(host)
+        return buffer
+
+    return _in_thread(all_reduce, held), own
 
 
 def _group(backend: str | None) -> dist.ProcessGroup:
@@ -106,19 +124,68 @@ def _nccl(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     return allreduce_hook, _group("nccl")
 
 
-def _bf16(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+def _compressed(bits: str) -> Callable[[MPI.Comm, contextlib.ExitStack], tuple[Hook, Any]]:
+    """Return the maker of PyTorch's hook that halves the bits."""
 
-    return bf16_compress_hook, _group(None)
+    def make(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        return getattr(default_hooks, f"{bits}_compress_hook"), _group(None)
+
+    return make
+
+
+# PowerSGD compresses matrices to a product of two thin ones (Vogels et al. 2019, arXiv 1905.13727); its first steps
+# are plain all-reduces, the fewest that PyTorch allows with its error feedback.
+POWER_SGD_BEGINS = 2
+
+
+def _power_sgd(rank: int) -> Callable[[MPI.Comm, contextlib.ExitStack], tuple[Hook, Any]]:
+    def make(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
+        import logging
+
+        from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
+
+        logging.getLogger(power_sgd.__name__).setLevel(logging.WARNING)
+        group = _group(None)
+        state = power_sgd.PowerSGDState(group, rank, start_powerSGD_iter=POWER_SGD_BEGINS)
+        if group.name() == "nccl":
+            return power_sgd.powerSGD_hook, state
+        # It waits in callbacks (https://github.com/pytorch/pytorch/issues/48478), which Gloo runs in the few threads
+        # that it exchanges with: with more than one bucket under way, all of them come to wait for each other.
+        return _in_thread(lambda state, bucket: power_sgd.powerSGD_hook(state, bucket).wait(), held), state
+
+    return make
+
+
+def _power_sgd_bytes(rank: int) -> Callable[[Shapes], int]:
+    """Count as the hook decides: a matrix is sent as two factors where that is less than half of it."""
+
+    def wire_bytes(shapes: Shapes) -> int:
+        coordinates = 0
+        for shape in shapes:
+            rows, columns = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
+            kept = min(rows, columns, rank)
+            thin = len(shape) > 1 and 2 * (rows + columns) * rank < rows * columns
+            coordinates += (rows + columns) * kept if thin else rows * columns
+        return 4 * coordinates
+
+    return wire_bytes
 
 
 BASELINES: dict[str, Baseline] = {
-    "none": Baseline("sends nothing: the ceiling", _none, 0, None),
-    "mpi": Baseline("fp32 all-reduce by MPI", _mpi, 4, 2**-24),
-    "gloo": Baseline("fp32 all-reduce by Gloo, PyTorch's own on CPUs", _gloo, 4, 2**-24),
-    "nccl": Baseline("fp32 all-reduce by NCCL", _nccl, 4, 2**-24, needs_nccl=True),
-    "bf16": Baseline("bf16 all-reduce by NCCL, or by Gloo without it", _bf16, 2, 2**-8),
-}
+    "none": Baseline("sends nothing: the ceiling", _none, _fp(0), None),
+    "mpi": Baseline("fp32 all-reduce by MPI", _mpi, _fp(4), 2**-24),
+    "gloo": Baseline("fp32 all-reduce by Gloo, PyTorch's own on CPUs", _gloo, _fp(4), 2**-24),
+    "nccl": Baseline("fp32 all-reduce by NCCL", _nccl, _fp(4), 2**-24, needs_nccl=True),
+    "fp16": Baseline("fp16 all-reduce by NCCL, or by Gloo without it", _compressed("fp16"), _fp(2), 2**-11, 2**-25),
+    "bf16": Baseline("bf16 all-reduce by NCCL, or by Gloo without it", _compressed("bf16"), _fp(2), 2**-8),
+    **{
+        f"powersgd-{rank}": Baseline(f"PowerSGD of rank {rank}, by NCCL or Gloo", _power_sgd(rank),
+                                     _power_sgd_bytes(rank), LOSSY, keeps_state=True)
+        for rank in (2, 4)
+    },
+}  # fmt: skip
 # The fp32 all-reduce that the others are held against: the first of these that runs.
 REFERENCES = ("nccl", "gloo", "mpi")
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import mpi, options, records, table
 from .adversary import ADVERSARIES, traitors
-from .baselines import BASELINES, REFERENCES
+from .baselines import REFERENCES
 from .exchange import EXCHANGES
-from .methods import METHODS
+from .methods import METHODS, needs_nccl
 from .options import fraction, names, natural, option, positive
 from .votes import TIES
 from .worker import SCHEDULES
@@ -99,7 +99,11 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
 
     here = place.find(comm)
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if here.device.type == "cuda" else 1))
-    skipped = {name: here.without_nccl for name, rival in BASELINES.items() if here.without_nccl and rival.needs_nccl}
+    skipped = {name: here.without_nccl for name in METHODS if here.without_nccl and needs_nccl(name)}
+    if config.sizes:
+        skipped |= {
+            name: "PowerSGD compresses matrices, and a sweep has none" for name in METHODS if "powersgd" in name
+        }
     for method in config.methods:
         if method in skipped:
             raise ValueError(f"methods: {method} cannot run: {skipped[method]}")
@@ -160,7 +164,7 @@ def _ready(comm: MPI.Comm, setting: Setting) -> Iterator[Contest]:
     with process_group(comm, setting.place.backend, setting.place.one_node):
         compile_kernels()
         contest = Contest(comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
-                          adversary=setting.adversary)  # fmt: skip
+                          adversary=setting.adversary, device=setting.place.device)  # fmt: skip
         yield contest
         contest.close()
 

@@ -109,21 +109,27 @@ class Mean:
         length, P = piece.stop - piece.start, self.comm.size
         return [piece.start + rank * length // P for rank in range(P + 1)]
 
-    def wrong(self, result: Floats, roundoff: float) -> int:
+    def wrong(self, result: Floats, roundoff: float, underflow: float = 0.0) -> int:
         """Count the coordinates of this rank's share that are off by more than P + 2 roundings explain.
 
-        One more is counted on each rank whose result is not rank 0's, bit for bit. Collective.
+        An operation may be off by `roundoff`, relative, and by `underflow`, absolute. One more is counted on each rank
+        whose result is not rank 0's, bit for bit. Collective.
         """
         wrong = 0
         for piece, mean, size in zip(_chunks(self.n, PIECE), self.mean, self.size, strict=True):
             start, stop = self._bounds(piece)[self.comm.rank :][:2]
-            bound = (self.comm.size + 2) * roundoff * size + 1e-37  # and what underflow takes
+            bound = (self.comm.size + 2) * (roundoff * size + underflow) + 1e-37  # and what float32 loses near 0
             close = np.abs(result[start:stop] - mean) <= bound  # not `>`: a NaN that should not be there counts
             close |= np.isnan(mean) & np.isnan(result[start:stop])
             wrong += int(np.count_nonzero(~close))
-        digest = hashlib.sha256(result.data).digest()
-        mpi.gather_quietly(self.comm)
-        return wrong + int(digest != self.comm.bcast(digest))
+        return wrong + differs(self.comm, result)
+
+
+def differs(comm: MPI.Comm, result: Floats) -> int:
+    """Return 1 where a result is not rank 0's, bit for bit, else 0. Collective."""
+    digest = hashlib.sha256(result.data).digest()
+    mpi.gather_quietly(comm)
+    return int(digest != comm.bcast(digest))
 
 
 def same_everywhere(comm: MPI.Comm, arrays: Iterator[Floats]) -> bool:

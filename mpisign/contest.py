@@ -6,6 +6,7 @@ it exchanges bucket by bucket.
 
 # No postponed annotations here: DDP looks at those of its hooks.
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from . import bits, check, mpi
 from .adversary import Traitor
-from .baselines import BASELINES, Hook, betray
+from .baselines import BASELINES, LOSSY, Hook, Shapes, betray
 from .exchange import EXCHANGES, Traffic, all_reduce_traffic
 from .hook import VoteState, vote_hook
-from .methods import exchange_of
+from .methods import VOTES
 from .spans import Spans
+from .transport import GroupComm
 from .votes import Tie
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class HeldBucket:
     def is_last(self) -> bool:
         return self.last
 
+    def gradients(self) -> list[Tensor]:
+        pieces = torch.split(self.tensor, [part.numel() for part in self.parts])
+        return [piece.view_as(part) for piece, part in zip(pieces, self.parts, strict=True)]
+
 
 class Kept(NamedTuple):
     """What an overlapped exchange is checked by: a piece of what this rank put in."""
@@ -70,23 +76,27 @@ def play(contest: "Contest", bucket: GradBucket) -> torch.futures.Future[Tensor]
     return contest.take(HeldBucket(bucket.index(), bucket.buffer(), bucket.parameters(), bucket.is_last()))
 
 
-def traffic(method: str, n: int, tie: str, nodes: list[int]) -> Traffic:
-    """Return the bytes that each rank sends and receives for a bucket of n coordinates, int64 (P, 2)."""
-    exchange = exchange_of(method)
-    if exchange is not None:
-        return EXCHANGES[exchange].traffic(bits.words_for(n), tie, nodes)
-    return all_reduce_traffic(BASELINES[method].coordinate_bytes * n, len(nodes))
+def traffic(method: str, shapes: Shapes, tie: str, nodes: list[int]) -> Traffic:
+    """Return the bytes that each rank sends and receives for a bucket of such tensors, int64 (P, 2)."""
+    if method in VOTES:
+        W = bits.words_for(sum(map(math.prod, shapes)))
+        return EXCHANGES[VOTES[method].exchange].traffic(W, tie, nodes)
+    return all_reduce_traffic(BASELINES[method].wire_bytes(shapes), len(nodes))
+
+
+_CPU = torch.device("cpu")
 
 
 class Contest:
     """The methods of a run, ready to exchange. Collective, as all it does.
 
-    `adversary` is what this rank sends instead of its votes and gradients, None if it is honest.
+    `adversary` is what this rank sends instead of its votes and gradients, None if it is honest. Gradients lie on
+    `device`.
     """
 
     def __init__(
         self, comm: "MPI.Comm", methods: tuple[str, ...], *, momentum: float, tie: str, seed: int,
-        adversary: str | None = None,
+        adversary: str | None = None, device: torch.device = _CPU,
     ) -> None:  # fmt: skip
         self.comm, self.methods, self.tie, self.seed = comm, methods, tie, seed
         self.spans = Spans()
@@ -100,9 +110,10 @@ class Contest:
         self._traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)  # of the dense methods
         self._resources = contextlib.ExitStack()
         for method in methods:
-            exchange = exchange_of(method)
-            if exchange is not None:
-                state = VoteState(comm, momentum, exchange, tie, adversary, seed, self.spans, "serial")
+            if method in VOTES:
+                exchange, backend = VOTES[method]
+                carrier: Any = GroupComm(comm, backend, device) if backend else comm
+                state = VoteState(carrier, momentum, exchange, tie, adversary, seed, self.spans, "serial")
                 self._resources.callback(state.close)
                 if self.voters:  # else each would have its own, of the size of the gradient
                     state.share_momentum(next(iter(self.voters.values())))
@@ -166,10 +177,10 @@ class Contest:
                 words = _sent(state, self.iteration, bucket, gradient, momentum, first)
                 tie = Tie(state.tie, state.seed, state.tie_step(bucket.number))
                 wrong += check.wrong_signs(result, check.plain_vote(self.comm, words, tie, first))
-            else:
-                roundoff = BASELINES[method].roundoff
-                if roundoff is not None:
-                    wrong += check.Mean(self.comm, gradient).wrong(result, roundoff)
+            elif BASELINES[method].roundoff == LOSSY:
+                wrong += check.differs(self.comm, result)
+            elif BASELINES[method].roundoff is not None:
+                wrong += _wrong_mean(check.Mean(self.comm, gradient), method, result)
         mpi.gather_quietly(self.comm)
         return int(self.comm.allreduce(wrong))
 
@@ -206,7 +217,7 @@ class Contest:
         vector[self.comm.rank :: P] = P
         for method in self.methods:
             roundoff = None if method in self.voters else BASELINES[method].roundoff
-            if roundoff is not None:
+            if roundoff not in (None, LOSSY):
                 work = HeldBucket(0, vector.clone(), [vector], True)
                 self._play(method, 0, [work])
                 wrong += int(torch.count_nonzero((work.tensor - 1).abs() > 4 * roundoff))
@@ -299,13 +310,14 @@ class _Truth:
             self.votes = self.votes or [self._vote(self.contest.voters[method], *pair)
                                         for pair in zip(self.held, self.gradients, strict=True)]  # fmt: skip
             wrong = sum(map(check.wrong_signs, results, self.votes))
+        elif BASELINES[method].roundoff is None:
+            return 0
+        elif BASELINES[method].roundoff == LOSSY:
+            wrong = sum(check.differs(self.contest.comm, result) for result in results)
         else:
-            roundoff = BASELINES[method].roundoff
-            if roundoff is None:
-                return 0
             self.means = self.means or [self._mean(*pair) for pair in zip(self.held, self.gradients, strict=True)]
             pairs = zip(self.means, results, strict=True)
-            wrong = sum(mean.wrong(result, roundoff) for mean, result in pairs)
+            wrong = sum(_wrong_mean(mean, method, result) for mean, result in pairs)
         mpi.gather_quietly(self.contest.comm)
         return int(self.contest.comm.allreduce(wrong))
 
@@ -322,6 +334,11 @@ class _Truth:
             self.contest.lie("mean", self.iteration, [bucket])
             gradient = bucket.tensor.cpu().numpy()
         return check.Mean(self.contest.comm, gradient)
+
+
+def _wrong_mean(mean: check.Mean, method: str, result: bits.Floats) -> int:
+    rival = BASELINES[method]
+    return mean.wrong(result, rival.roundoff or 0.0, rival.underflow)
 
 
 def _sent(

@@ -38,11 +38,12 @@ class Recorder:
             for rank, part in enumerate(self.comm.gather([about | sample for sample in samples]) or []):
                 self.run.samples += [line | {"rank": rank} for line in part]
 
-    def traffic(self, of: int | None, buckets: list[int]) -> None:
-        """Keep what each method sends and receives for buckets of so many coordinates."""
+    def traffic(self, of: int | None, held: list[HeldBucket]) -> None:
+        """Keep what each method sends and receives for these buckets."""
         tie = self.run.head["config"]["tie"]
+        buckets = [[tuple(part.shape) for part in bucket.parts] for bucket in held]
         self.run.head["traffic"][str(of or "model")] = {
-            method: sum(contest.traffic(method, n, tie, self.nodes) for n in buckets).T.tolist()  # type: ignore[union-attr]
+            method: sum(contest.traffic(method, shapes, tie, self.nodes) for shapes in buckets).T.tolist()  # type: ignore[union-attr]
             for method in self.run.head["methods"]
         }
 
@@ -108,7 +109,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
         recorder.keep("compute", iteration, [trial.spans.take()])
         if overlap:
             _overlapped(config, comm, game, recorder, trial, iteration)
-    recorder.traffic(None, [bucket.tensor.numel() for bucket in game.held])
+    recorder.traffic(None, game.held)
     if set(run.head["methods"]) != {"none"}:
         weights = (parameter.detach().cpu().numpy() for parameter in trial.model.parameters())
         run.end["replicas_identical"] = check.same_everywhere(comm, weights)
@@ -157,7 +158,7 @@ def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, d
         noise = torch.Generator().manual_seed(config["seed"] * comm.size + comm.rank)
         vector = torch.randn(size // 4, generator=noise).to(device)
         held = [HeldBucket(0, vector, [vector], True)]
-        recorder.traffic(size, [size // 4])
+        recorder.traffic(size, held)
         for iteration in _counted(comm, config["warmup"], config["iterations"], f"{size} bytes"):
             samples = game.round(iteration + config["warmup"], held)
             recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])

@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 from .adversary import ADVERSARIES
-from .methods import METHODS, exchange_of
+from .baselines import BASELINES
+from .methods import METHODS, VOTES
 from .options import fraction, natural, not_negative, option, positive
 from .votes import TIES
 from .worker import SCHEDULES
 
-TRAINABLE = tuple(method for method in METHODS if method != "none")  # which lets the replicas drift apart
+# Without `none`, which lets the replicas drift apart, and without what a checkpoint would lack the state of.
+TRAINABLE = tuple(name for name in METHODS if name in VOTES or not (name == "none" or BASELINES[name].keeps_state))
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Recipe:
     @property
     def votes(self) -> bool:
         """Whether gradients are exchanged by a vote."""
-        return exchange_of(self.method) is not None
+        return self.method in VOTES
 
     @property
     def base_rate(self) -> float:

@@ -168,6 +168,28 @@ def _against(
     }
 
 
+def answer(run: Run, size: int | None = None) -> Row | None:
+    """Hold the fastest vote against the fastest rival, whichever they are; None without both.
+
+    It has vote, rival, their medians of an iteration, the speed-up of paired samples, its interval, and the verdict.
+    """
+    iterations = overlapped_samples(run)
+    if not iterations:
+        compute = _slowest(run.compute, compute_seconds) if run.compute else np.zeros(1)
+        iterations = {method: compute + samples for method, samples in comm_samples(run, size).items()}
+    medians = {method: float(np.median(samples)) for method, samples in iterations.items() if method != "none"}
+    votes = [method for method in medians if method.startswith("vote-")]
+    rivals = [method for method in medians if method not in votes]
+    if not votes or not rivals:
+        return None
+    vote, rival = min(votes, key=medians.__getitem__), min(rivals, key=medians.__getitem__)
+    speedup = median_interval(iterations[rival] / iterations[vote])
+    return {
+        "vote": vote, "rival": rival, "vote_s": medians[vote], "rival_s": medians[rival], "speedup": speedup.median,
+        "speedup_low": speedup.low, "speedup_high": speedup.high, "verdict": verdict(speedup, len(iterations[vote])),
+    }  # fmt: skip
+
+
 def overlapped_breakdown(run: Run) -> tuple[list[str], list[Row]]:
     """Return the phases of an overlapped iteration and a row for each method, as `breakdown` does.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .records import Run
-from .rows import Row, breakdown, grouped, overlapped_breakdown, phases, rows
+from .rows import Row, answer, breakdown, grouped, overlapped_breakdown, phases, rows
 from .statistics import ENOUGH, Median
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -94,6 +94,8 @@ def render(run: Run, form: str, per_iteration: bool = False) -> str:
         return _csv(rows(run))
     style = "pipe" if form == "markdown" else "simple"
     parts = [title(run), _sweep(run, style) if run.head["config"]["sizes"] else _methods(run, style)]
+    if not run.head["config"]["sizes"]:
+        parts += [_answer(run)]
     if run.compute:
         parts += [_breakdown(run, style)]
     if run.overlapped:
@@ -129,6 +131,18 @@ def title(run: Run) -> str:
 def _methods(run: Run, style: str) -> str:
     columns = COLUMNS[run.head["config"]["schedule"]]
     return grid([[cell(row) for cell in columns.values()] for row in rows(run)], list(columns), style)
+
+
+def _answer(run: Run) -> str:
+    """Return the line that says whether the vote pays here."""
+    found = answer(run)
+    if found is None:
+        return "Does it pay here? To tell needs a vote and a rival."
+    return (
+        f"Does it pay here? The fastest vote, {found['vote']}, against the fastest rival, {found['rival']}: "
+        f"{milliseconds(found['vote_s'])} ms against {milliseconds(found['rival_s'])} ms an iteration, "
+        f"speed-up {_speedup(found)}: {found['verdict']}."
+    )
 
 
 def _sweep(run: Run, style: str) -> str:

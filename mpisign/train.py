@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import mpi, options, records
 from .adversary import traitors
-from .baselines import BASELINES
+from .methods import needs_nccl
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def settle(config: Recipe, comm: MPI.Comm) -> Setting:
     here = place.find(comm)
     if config.votes and config.optimizer != "sgd":
         raise ValueError(f"optimizer: {config.optimizer} needs the mean of the gradients, a vote is applied by sgd")
-    if config.method in BASELINES and BASELINES[config.method].needs_nccl and here.without_nccl:
+    if needs_nccl(config.method) and here.without_nccl:
         raise ValueError(f"method: {config.method} cannot run: {here.without_nccl}")
     if not 0 < config.bucket_mb < math.inf:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")

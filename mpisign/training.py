@@ -20,10 +20,11 @@ from . import baselines, check, checkpoint, models, mpi
 from .adversary import Traitor
 from .data import Pictures, TrainingSampler, ValidationSampler, loader, seed_of
 from .hook import VoteState, vote_hook
-from .methods import exchange_of
+from .methods import VOTES
 from .place import Place
 from .recipe import Recipe
 from .spans import Spans
+from .transport import GroupComm
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -80,9 +81,10 @@ class Training:
         self.state: VoteState | None = None
         self.traitor = None if adversary is None else Traitor(adversary, config.seed, comm.rank)
         self.hook: tuple[baselines.Hook, Any]
-        exchange = exchange_of(config.method)
-        if exchange is not None:
-            self.state = VoteState(comm, config.momentum, exchange, config.tie, adversary, config.seed, self.spans,
+        if config.votes:
+            exchange, backend = VOTES[config.method]
+            carrier: Any = GroupComm(comm, backend, self.device) if backend else comm
+            self.state = VoteState(carrier, config.momentum, exchange, config.tie, adversary, config.seed, self.spans,
                                    config.schedule)  # fmt: skip
             held.callback(self.state.close)
             self.hook = vote_hook, self.state
@@ -321,7 +323,7 @@ def _misfit(common: dict[str, Any], config: Recipe, weights: dict[str, Tensor]) 
     kept = common["model"]
     if common["config"]["model"] != config.model:
         return f"holds {common['config']['model']}, not {config.model}"
-    if (exchange_of(common["config"]["method"]) is not None) != config.votes:
+    if (common["config"]["method"] in VOTES) != config.votes:
         return f"was trained by {common['config']['method']}, whose state is of no use to {config.method}"
     if common["config"]["optimizer"] != config.optimizer:
         return f"was trained by {common['config']['optimizer']}, whose state is of no use to {config.optimizer}"

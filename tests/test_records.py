@@ -114,6 +114,19 @@ def test_rows_take_the_slowest_rank_and_pair_the_iterations():
     assert found["none"]["wrong"] is None
 
 
+@pytest.mark.parametrize(("schedule", "slow", "said"), [
+    ("serial", 1.0, "12.04 ms against 18.06 ms an iteration, speed-up 1.50 [1.50, 1.50]: faster."),
+    ("overlap", 1.0, "11.04 ms against 14.05 ms an iteration, speed-up 1.27 [1.27, 1.27]: faster."),
+    ("serial", 8.0, "26.09 ms against 18.06 ms an iteration, speed-up 0.69 [0.69, 0.69]: slower."),
+])  # fmt: skip
+def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, slow, said):
+    run = made_run(schedule=schedule, slow=slow)
+    asked = "Does it pay here? The fastest vote, vote-alltoall, against the fastest rival, gloo: "
+    assert asked + said in table.render(run, "table").splitlines()
+    run.samples = [line for line in run.samples if line.get("method") != "gloo"]
+    assert rows.answer(run) is None
+
+
 def test_the_breakdown_adds_up():
     names, found = rows.breakdown(made_run())
     vote = next(row for row in found if row["method"] == "vote-alltoall")
