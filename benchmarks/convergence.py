@@ -101,40 +101,48 @@ def reaching(line):
 def show(lines, style):
     found = {(line["batch"], line["workers"], line["method"]): line for line in lines}
     ends = {key: median_interval(100 * np.array(line["accuracies"][-1])) for key, line in found.items()}
+    losses = {key: median_interval(line["losses"][-1]) for key, line in found.items()}
     to_goal = {key: np.median(reaching(line), 1) for key, line in found.items()}
     table = []
     for key, line in found.items():
-        loss, end, (steps, size) = median_interval(line["losses"][-1]), ends[key], to_goal[key]
+        loss, end, (steps, size) = losses[key], ends[key], to_goal[key]
         loss, end = f"{loss.median:.2g} [{loss.low:.2g}, {loss.high:.2g}]", "{:.1f} [{:.1f}, {:.1f}]".format(*end)
         table.append([*key, f"{line['rate']:g}", loss, end, f"{steps:.0f}", f"{size / 1e3:.0f}"])
-    print(f"after {STEPS} steps, medians of {len(SEEDS)} seeds [95 %]; kB a worker, sent and received\n")
+    about = f"after {STEPS} steps, medians of {len(SEEDS)} seeds [95 %]"
+    print(f"{about}; steps, and kB a worker (sent and received), to the first look that finds {GOAL} %\n")
     headers = "batch", "workers", "method", "rate", "training loss", "test accuracy %", "steps to {} %", "kB to {} %"
     headers, align = [header.format(GOAL) for header in headers], ["right"] * 2 + ["left"] + ["right"] * 5
     print(tabulate(table, headers, style, disable_numparse=True, colalign=align))
-    print(f"\n{digits.at_edge(lines)}", *(compare(ends, to_goal, "Signum vote", name) for name in ("SGD", "Adam")))
+    print(f"\n{digits.at_edge(lines)}")
+    for pair in (("Signum vote", "SGD"), ("Signum vote", "Adam"), ("signSGD vote", "SGD")):
+        print(compare(losses, ends, to_goal, *pair))
     sizes = np.array([[to_goal[(*cell, name)][1] for name in METHODS] for cell in CELLS])
     least = dict(zip(METHODS, (sizes == sizes.min(1, keepdims=True)).sum(0), strict=True))
     print(
-        f"Fewest bytes to {GOAL} %:", ", ".join(f"{name} in {k}" for name, k in least.items() if k), "cells (or tied)."
+        f"Fewest bytes to {GOAL} %, or tied:",
+        ", ".join(f"{name} in {k} of {len(CELLS)} cells" for name, k in least.items() if k),
     )
 
 
-def compare(ends, to_goal, one, other):
+def compare(losses, ends, to_goal, one, other):
     """Say how `one` stands to `other` over the cells."""
-    pairs = [(ends[(*cell, one)], ends[(*cell, other)]) for cell in CELLS]
-    above, below = sum(a.low > b.high for a, b in pairs), sum(a.high < b.low for a, b in pairs)
+
+    def wins(found, a, b):
+        return sum(found[(*cell, a)].low > found[(*cell, b)].high for cell in CELLS)
+
     steps, sizes = np.transpose([to_goal[(*cell, one)] / to_goal[(*cell, other)] for cell in CELLS])
     return (
-        f"{one} ends with a better test accuracy than {other} in {above} of {len(CELLS)} cells, with a worse one in "
-        f"{below}, else their intervals overlap; to {GOAL} % it takes {steps.min():.2f} to {steps.max():.2f} times its "
-        f"steps and 1/{1 / sizes.max():.0f} to 1/{1 / sizes.min():.0f} of its bytes."
+        f"{one} next to {other}, in {len(CELLS)} cells, by intervals that do not overlap: test accuracy better in "
+        f"{wins(ends, one, other)}, worse in {wins(ends, other, one)}; training loss lower in "
+        f"{wins(losses, other, one)}, higher in {wins(losses, one, other)}. To {GOAL} % it takes {steps.min():.2f} to "
+        f"{steps.max():.2f} times the steps and 1/{1 / sizes.max():.0f} to 1/{1 / sizes.min():.0f} of the bytes."
     )
 
 
 def draw(lines):
     from matplotlib.figure import Figure
 
-    figure = Figure((16, 20), layout="constrained")
+    figure = Figure((13, 16), layout="constrained")
     grid = figure.subplots(len(CELLS), len(PANELS), sharex="col", sharey="col")
     for row, cell in zip(grid, CELLS, strict=True):
         row[0].set_title("batch {}, workers: {}".format(*cell), loc="left", fontweight="bold")
