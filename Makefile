@@ -1,5 +1,6 @@
 # make bench   set up, then measure: does the vote pay here?
 # make test    set up, then every check and test
+# make test-slurm  set up, then slurm/ on a real Slurm that is installed and started here (takes root; else it says so)
 # make readme  draw the numbers of README.md and results/README.md anew from results/
 # make clean   remove what the others made
 #
@@ -28,7 +29,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export OMPI_MCA_mpi_yield_when_idle = 1
 endif
 
-.PHONY: bench test readme clean
+.PHONY: bench test test-slurm readme clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed
@@ -36,6 +37,9 @@ bench: $(VENV)/installed
 
 test: $(VENV)/installed-test $(VENV)-second/installed
 	$(bin)/python tests/run.py
+
+test-slurm: $(VENV)/installed-test $(VENV)-second/installed
+	$(bin)/python -m pytest -q -p no:cacheprovider tests/slurm
 
 readme: $(VENV)/installed-test
 	$(bin)/cog -r -P -I benchmarks README.md results/README.md

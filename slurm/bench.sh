@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Does the vote pay on these nodes? The table goes to the job's output, the record to results/:
+#     sbatch slurm/bench.sh [options of mpisign.bench]
+# Edit this header; options of sbatch override it. One task a GPU.
+#SBATCH --job-name=mpisign-bench
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gres=gpu:8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=00:30:00
+#SBATCH --exclusive
+#SBATCH --output=slurm-%x-%j.out
+
+# VENV and LAUNCH: see imagenet.sh.
+VENV=${VENV-.venv}
+LAUNCH=${LAUNCH:-srun --mpi=pmi2}
+
+cd "${SLURM_SUBMIT_DIR:?is not set: start this with sbatch}" || exit 2
+python=${VENV:+$VENV/bin/}python
+"$python" -c 'import mpisign' || { echo "no mpisign in $python: see README.md, or set VENV"; exit 2; }
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK-}  # srun does not take it from the job by itself
+exec $LAUNCH "$python" -m mpisign.bench --model resnet50 "$@"
