@@ -34,6 +34,14 @@ def benchmark(name: str) -> None:
     show(name, f"benchmarks/{name}.py", "--show")
 
 
+def experiment(name: str) -> None:
+    """Print the figure of a file in benchmarks/, and its table folded away."""
+    figure = newest(name).with_suffix(".svg")
+    print(f"\n![{name}]({figure})\n\n<details><summary>What it says: the table, and its reading</summary>")
+    benchmark(name)
+    print("</details>\n")
+
+
 def records() -> None:
     """List all records, each with its head line."""
     sys.path.insert(0, str(ROOT))

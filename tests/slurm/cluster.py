@@ -1,4 +1,4 @@
-"""A real Slurm on this machine alone, in a folder of its own: munged, slurmctld, slurmd. As root, by Debian's packages."""
+"""A real Slurm on this machine alone, in a folder of its own: munged, slurmctld, slurmd; root, Debian's packages."""
 
 import contextlib
 import os
