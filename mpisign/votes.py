@@ -21,7 +21,8 @@ from .simd import LANES, load, prefetch, spread, store, tally
 TIES = ("positive", "random", "zero")
 BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
 
-_GOLDEN = 0x9E3779B97F4A7C15
+# SplitMix64 (https://prng.di.unimi.it/splitmix64.c): its step and the two factors of its finalizer.
+GOLDEN, MIX_30, MIX_27 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 class Tie(NamedTuple):
@@ -50,19 +51,19 @@ def blocks_for(W: int) -> int:
 
 @kernel
 def _mix(x: Any) -> Any:
-    """Scramble 64 bits (SplitMix64's finalizer, https://prng.di.unimi.it/splitmix64.c)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    """Scramble 64 bits: SplitMix64's finalizer."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_30)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_27)
     return x ^ (x >> np.uint64(31))
 
 
 @kernel
 def _coins(key: Any, index: int) -> Any:
-    return _mix(key + np.uint64(index + 1) * np.uint64(_GOLDEN))
+    return _mix(key + np.uint64(index + 1) * np.uint64(GOLDEN))
 
 
-def _key(tie: Tie) -> np.uint64:
-    """Seed the coins of one step."""
+def coin_key(tie: Tie) -> np.uint64:
+    """Return what seeds the coins of one step."""
     with np.errstate(over="ignore"):
         return np.uint64(_mix(_mix(np.uint64(tie.seed % 2**64)) + np.uint64(tie.step % 2**64)))
 
@@ -76,7 +77,7 @@ def _throw(key: Any, out: Any) -> None:
 def coins(tie: Tie, W: int) -> Words:
     """Return the coins of a step, uint64 (W,): one bit a coordinate, 1 is negative."""
     out = np.empty(W, np.uint64)
-    _throw(_key(tie), out)
+    _throw(coin_key(tie), out)
     return out
 
 
@@ -285,7 +286,7 @@ def vote_into(words: Words, tie: Tie, out: Words, ties: Words, first_word: int =
     place of these words in the whole vector, so that whoever votes on a share throws the same coins.
     """
     ties[...] = 0
-    _majority(words.reshape(-1), len(words), TIES.index(tie.rule), _key(tie), first_word, out, ties)
+    _majority(words.reshape(-1), len(words), TIES.index(tie.rule), coin_key(tie), first_word, out, ties)
 
 
 def majority(words: Any, tie: str | Tie = "positive", *, out: Words | None = None) -> Words:
@@ -348,5 +349,5 @@ def decide(planes: Words, P: int, W: int, tie: str | Tie = "positive", *, out: W
     out = np.empty(shape, np.uint64) if out is None else words_of("out", out, *shape)
     voted, ties = _rows(tie, out)
     ties[...] = 0
-    _decide(planes.reshape(-1), planes.shape[1], P, TIES.index(tie.rule), _key(tie), voted, ties)
+    _decide(planes.reshape(-1), planes.shape[1], P, TIES.index(tie.rule), coin_key(tie), voted, ties)
     return out
