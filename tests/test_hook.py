@@ -234,9 +234,10 @@ def methods():
     return tuple(name for name in METHODS if not needs_nccl(name))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("rule", TIES)
-@pytest.mark.parametrize("adversary", [None, *ADVERSARIES])
+HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
+
+
+@pytest.mark.parametrize(("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ADVERSARIES)])
 def test_every_method_passes_the_check(comm, rule, momentum, adversary):
     mine = adversary if comm.rank % 2 else None
     contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
@@ -290,9 +291,9 @@ def overlapped_round(comm, contest, method, iteration):
     return contest.wrong_overlapped(method)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("rule", TIES)
-@pytest.mark.parametrize("adversary", [None, "delayed", "random", "scale"])
+@pytest.mark.parametrize(
+    ("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ("delayed", "random", "scale"))]
+)
 def test_every_overlapped_method_passes_the_check(comm, rule, momentum, adversary):
     mine = adversary if comm.rank % 2 else None
     contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
