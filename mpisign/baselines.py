@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from . import mpi
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Baseline(NamedTuple):
     underflow: float = 0.0  # what an operation may lose near 0, absolute
     needs_nccl: bool = False
     keeps_state: bool = False  # between steps, which checkpoints don't have
+    unasked: str = ""  # why it is left out on CPUs unless it is asked for
 
 
 Shapes = list[tuple[int, ...]]
@@ -74,10 +76,10 @@ def _in_thread(
 
 
 def _mpi(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
-    own = comm.Dup()
+    own = mpi.Patient(comm.Dup())
     held.callback(own.Free)
 
-    def all_reduce(state: MPI.Comm, bucket: Any) -> Tensor:
+    def all_reduce(state: mpi.Patient, bucket: Any) -> Tensor:
         from mpi4py import MPI
 
         buffer: Tensor = bucket.buffer()
@@ -182,7 +184,9 @@ BASELINES: dict[str, Baseline] = {
     "bf16": Baseline("bf16 all-reduce by NCCL, or by Gloo without it", _compressed("bf16"), _fp(2), 2**-8),
     **{
         f"powersgd-{rank}": Baseline(f"PowerSGD of rank {rank}, by NCCL or Gloo", _power_sgd(rank),
-                                     _power_sgd_bytes(rank), LOSSY, keeps_state=True)
+                                     _power_sgd_bytes(rank), LOSSY, keeps_state=True,
+                                     unasked="its matrix products cost more time and memory on CPUs than they save; "
+                                             "--methods asks for it")
         for rank in (2, 4)
     },
 }  # fmt: skip

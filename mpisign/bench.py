@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import mpi, options, records, table
 from .adversary import ADVERSARIES, traitors
-from .baselines import REFERENCES
+from .baselines import BASELINES, REFERENCES
 from .exchange import EXCHANGES
 from .methods import METHODS, needs_nccl
 from .options import fraction, names, natural, option, positive
@@ -101,12 +101,13 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if here.device.type == "cuda" else 1))
     skipped = {name: here.without_nccl for name in METHODS if here.without_nccl and needs_nccl(name)}
     if config.sizes:
-        skipped |= {
-            name: "PowerSGD compresses matrices, and a sweep has none" for name in METHODS if "powersgd" in name
-        }
+        thin = "it compresses matrices, and a sweep has none"
+        skipped |= {name: thin for name in METHODS if name.startswith("powersgd")}
     for method in config.methods:
         if method in skipped:
             raise ValueError(f"methods: {method} cannot run: {skipped[method]}")
+    if not config.methods and here.device.type == "cpu":
+        skipped = {name: rival.unasked for name, rival in BASELINES.items() if rival.unasked} | skipped
     methods = config.methods or tuple(name for name in METHODS if name not in skipped)
     guilty = traitors(config.adversaries, comm.size, config.seed)
     if not 0 < config.bucket_mb < math.inf:

@@ -151,21 +151,28 @@ class Contest:
         piece = slice(first * bits.BITS, (first + SAMPLE) * bits.BITS)
         momentum = None
         if self.turn in self.voters and self.keeps_momentum:
-            momentum = self.voters[self.turn].momentum_of(bucket)[piece].numpy().copy()
+            momentum = self.voters[self.turn].momentum_of(bucket)[piece].cpu().numpy().copy()
         self._kept.append(Kept(bucket, first, bucket.tensor[piece].cpu().numpy().copy(), momentum))
 
     @contextlib.contextmanager
     def overlapping(self, method: str, iteration: int) -> Iterator[None]:
         """Let `play` exchange by this method, during backward."""
         self.turn, self.iteration, self._kept = method, iteration, []
+        self._set_schedule(method, "overlap")
         if method in self.voters:
-            self.voters[method].schedule, self.voters[method].steps = "overlap", iteration
+            self.voters[method].steps = iteration
         try:
             yield
         finally:
             self.turn = None
-            if method in self.voters:
-                self.voters[method].schedule = "serial"
+            self._set_schedule(method, "serial")
+
+    def _set_schedule(self, method: str, schedule: str) -> None:
+        _, state = self.hooks[method]
+        if isinstance(state, VoteState):
+            state.schedule = schedule
+        elif isinstance(state, mpi.Patient):
+            state.patient = schedule == "overlap"
 
     def wrong_overlapped(self, method: str) -> int:
         """Count the wrong coordinates, on all ranks, of what was kept of the last overlapped iteration. Collective."""
@@ -323,7 +330,7 @@ class _Truth:
 
     def _vote(self, state: VoteState, bucket: HeldBucket, gradient: bits.Floats) -> bits.Words:
         before = self.contest.before.get(bucket.number)
-        momentum = before.numpy() if self.contest.keeps_momentum and before is not None else None
+        momentum = before.cpu().numpy() if self.contest.keeps_momentum and before is not None else None
         words = _sent(state, self.iteration, bucket, gradient, momentum)
         tie = Tie(state.tie, state.seed, state.tie_step(bucket.number))
         return check.plain_vote(self.contest.comm, words, tie)

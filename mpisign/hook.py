@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import bits, votes
+from . import bits, device, mpi, votes
 from .adversary import Traitor, check_adversary
 from .exchange import EXCHANGES, Exchange, agree, exchange_class
 from .spans import Spans
@@ -51,6 +51,8 @@ class VoteState:
         self, comm: "MPI.Comm", momentum: float = 0.9, exchange: str = "alltoall", tie: str = "positive",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
     ) -> None:  # fmt: skip
+        from mpi4py import MPI
+
         agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary, schedule))
         self._exchange = EXCHANGES[exchange]
         self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
@@ -58,8 +60,10 @@ class VoteState:
         self.spans = spans or Spans()
         self.steps = 0
         self._worker = Worker()
+        self._stream: torch.cuda.Stream | None = None  # for gradients on a CUDA device
         self._waiting: list[Callable[[], None]] = []  # the votes of the serial schedule
-        self._comm = comm.Dup()
+        own: Any = comm.Dup()
+        self._comm: Any = mpi.Patient(own) if isinstance(own, MPI.Comm) else own
         self._plans: dict[int, Exchange] = {}
         # Momentum lies flat, bucket by bucket; a parameter's view outlives a new division into buckets.
         self._buckets: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
@@ -83,7 +87,7 @@ class VoteState:
         A "delayed" traitor begins anew where it is loaded.
         """
         views = [self._views.get(parameter) for parameter in parameters]
-        return {"steps": self.steps, "momentum": [None if view is None else view.clone() for view in views]}
+        return {"steps": self.steps, "momentum": [None if view is None else view.cpu().clone() for view in views]}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Iterable[Tensor]) -> None:
         """Take over what `state_dict` gave for the same parameters in the same order."""
@@ -92,17 +96,17 @@ class VoteState:
         self._views.clear()
         for parameter, momentum in zip(parameters, state["momentum"], strict=True):
             if momentum is not None:
-                self._views[parameter] = momentum.detach().to("cpu", torch.float32).reshape(-1).clone()
+                self._views[parameter] = momentum.detach().to(torch.float32).reshape(-1).clone()
 
     def momentum_of(self, bucket: Bucket) -> Tensor:
-        """Return the momentum of a bucket, float32 (n,), a view that `vote_bucket` changes in place."""
+        """Return the momentum of a bucket, float32 (n,) on its device; `vote_bucket` changes it in place."""
         index, parameters = bucket.index(), bucket.parameters()
         if index in self._buckets:
             flat, parts = self._buckets[index]
             views = [self._views.get(parameter) for parameter in parameters]
             if len(views) == len(parts) and all(view is part for view, part in zip(views, parts, strict=True)):
                 return flat
-        flat = torch.zeros(bucket.buffer().numel())
+        flat = torch.zeros(bucket.buffer().numel(), device=bucket.buffer().device)
         parts = torch.split(flat, [parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             if parameter in self._views:
@@ -137,8 +141,9 @@ class VoteState:
 
         if bucket.index() == 0:
             self._waiting = []  # what a backward that raised may have left
+            self._comm.patient = self.schedule == "overlap"
         if self.schedule == "overlap":
-            self._worker.submit(vote)
+            self._worker.submit(self._beside(bucket.buffer(), vote))
         else:
             self._waiting.append(vote)
         if bucket.is_last():
@@ -150,26 +155,47 @@ class VoteState:
                 job()
             self.steps += 1
 
+    def _beside(self, buffer: Tensor, job: Callable[[], None]) -> Callable[[], None]:
+        """Let a job on a CUDA tensor run on a stream of its own, which waits only for what this tensor depends on."""
+        if not buffer.is_cuda:
+            return job
+        ready = torch.cuda.current_stream(buffer.device).record_event()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(buffer.device)  # type: ignore[no-untyped-call]
+        stream = self._stream
+
+        def on_stream() -> None:
+            with torch.cuda.stream(stream):
+                stream.wait_event(ready)
+                job()
+
+        return on_stream
+
     def vote_bucket(self, bucket: Bucket) -> Tensor:
-        """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack."""
+        """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack.
+
+        The coding is done where the gradient lies; the words, not the floats, go to the host and back.
+        """
         buffer, index = bucket.buffer(), bucket.index()
         if buffer.dtype != torch.float32:
             raise ValueError(f"bucket: gradients must be float32, got {buffer.dtype}")
-        gradient = buffer.cpu()  # the buffer itself where it lives on the CPU
-        n = gradient.numel()
+        n = buffer.numel()
         plan = self._plan_for(index, n)
-        momentum = self.momentum_of(bucket) if self.momentum else None
+        words = device.tensor_of(plan.words)
+        packed = torch.empty_like(words, device=buffer.device) if buffer.is_cuda else words
         with self.spans("pack"):
-            if momentum is None:
-                bits.pack(gradient, plan.words)
+            if self.momentum:
+                device.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, packed)
             else:
-                bits.momentum_pack(momentum, gradient, self.momentum, plan.words)
+                device.pack(buffer, packed)
+            if packed is not words:
+                words.copy_(packed)
             self.betray(plan.words, n, index)
-        voted = plan.vote(self.tie_step(index), self.spans)
+        voted = device.tensor_of(plan.vote(self.tie_step(index), self.spans))
         with self.spans("unpack"):
-            bits.unpack(voted, n, out=gradient)
-            if buffer.data_ptr() != gradient.data_ptr():
-                buffer.copy_(gradient)
+            device.unpack(voted.to(buffer.device), n, buffer)
+            if buffer.is_cuda:
+                torch.cuda.current_stream(buffer.device).synchronize()  # the time is this span's
         return buffer
 
 
@@ -193,6 +219,7 @@ def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tens
     A vote that fails is raised by `loss.backward()`, and by every backward after it. On other ranks the vote may wait
     for this one: start scripts with `python -m mpi4py`, which ends the job when a rank raises.
     """
-    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    buffer = bucket.buffer()
+    future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else None)
     state.take(bucket, future)
     return future

@@ -116,11 +116,50 @@ def gather_quietly(comm: MPI.Comm) -> None:
         time.sleep(0.001)
 
 
+class Patient:
+    """A communicator whose collectives can be waited for asleep: MPI itself waits by spinning.
+
+    While it is `patient`, a collective is started, and then tested for now and then: right for a thread beside one
+    that computes, on whose core it would spin otherwise. What is split off is patient with it.
+    """
+
+    NAPS = 2e-5, 1e-3  # seconds, the first and the longest: a test takes some microseconds of a core
+    _COLLECTIVES = ("Allgather", "Allreduce", "Alltoall", "Bcast", "Gather")
+
+    def __init__(self, comm: MPI.Comm, origin: Patient | None = None) -> None:
+        self._comm, self._origin, self.patient = comm, origin or self, False
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._COLLECTIVES or not self._origin.patient:
+            return getattr(self._comm, name)
+        start = getattr(self._comm, f"I{name.lower()}")
+
+        def collective(*arguments: Any, **named: Any) -> None:
+            request, nap = start(*arguments, **named), self.NAPS[0]
+            while not request.Test():
+                time.sleep(nap)
+                nap = min(2 * nap, self.NAPS[1])
+
+        return collective
+
+    def Dup(self) -> Patient:
+        """Return a duplicate, patient by itself."""
+        return Patient(self._comm.Dup())
+
+    def Split(self, color: int, key: int) -> Patient:
+        """Return this rank's part."""
+        return Patient(self._comm.Split(color, key), self._origin)
+
+    def Split_type(self, split_type: int, key: int) -> Patient:
+        """Return the ranks that share this one's memory, or the like."""
+        return Patient(self._comm.Split_type(split_type, key), self._origin)
+
+
 def split_by_node(comm: MPI.Comm) -> MPI.Comm:
     """Return the communicator of the ranks of `comm` that share this rank's memory; the caller frees it."""
     from mpi4py import MPI
 
-    return comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+    return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
 
 
 def nodes_of(comm: MPI.Comm) -> list[int]:

@@ -90,6 +90,8 @@ class Training:
             self.hook = vote_hook, self.state
         else:
             self.hook = baselines.BASELINES[config.method].hook(comm, held)
+            if isinstance(self.hook[1], mpi.Patient):
+                self.hook[1].patient = True
         self.idle = self._rehearse(self.model)
         for parameter in self._parameters_of(self.idle):
             parameter.requires_grad_(False)  # else their gradient of 0 would vote +1, and they would drift

@@ -25,7 +25,7 @@ class GroupComm:
     def __init__(self, comm: MPI.Comm, backend: str, device: torch.device) -> None:
         self._comm, self._backend, self._device = comm, backend, device if backend == "nccl" else torch.device("cpu")
         self._group: Any = None
-        self.size, self.rank = comm.size, comm.rank
+        self.size, self.rank, self.patient = comm.size, comm.rank, True  # torch.distributed waits asleep in any case
 
     def Dup(self) -> GroupComm:
         """Return a group of its own, with its own order of collectives."""
