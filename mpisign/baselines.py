@@ -107,17 +107,16 @@ def _gloo(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
 
     group = _group("gloo")
 
-    def all_reduce(state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
-        buffer = bucket.buffer()
-        if not buffer.is_cuda:
-            return allreduce_hook(state, bucket)
+    def by_way_of_the_host(state: Any, bucket: Any) -> Tensor:
         import torch.distributed as dist
 
+        buffer: Tensor = bucket.buffer()
         host = buffer.cpu().div_(group.size())
         dist.all_reduce(host, group=group)
-        return _done(buffer.copy_(host))
+        return buffer.copy_(host)
 
-    return all_reduce, group
+    on_cuda = _in_thread(by_way_of_the_host, held)
+    return lambda state, bucket: (on_cuda if bucket.buffer().is_cuda else allreduce_hook)(state, bucket), group
 
 
 def _nccl(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
@@ -236,7 +235,6 @@ def process_group(comm: MPI.Comm, backend: str, one_node: bool) -> Iterator[None
     port = comm.bcast(server.port if server else None)
     store = server or TCPStore(host, port, comm.size, is_master=False)
     dist.init_process_group(backend, store=store, rank=comm.rank, world_size=comm.size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not if the block raises: on one rank alone this may wait for the others, who wait for it.
+    dist.destroy_process_group()

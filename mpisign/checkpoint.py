@@ -62,11 +62,11 @@ def write(
     if comm.rank == 0:
         try:
             if fault is None:
-                _discard(path)  # an earlier one of the same step
-                os.rename(partial, path)
+                _replace(partial, path)
                 _sync(folder)
                 for old in found(folder)[:-keep]:
-                    _discard(old)
+                    with contextlib.suppress(OSError):  # what can't be removed is no fault of the new one
+                        _discard(old)
         except OSError as error:
             fault = str(error)
         shutil.rmtree(partial, ignore_errors=True)
@@ -190,7 +190,20 @@ def _sync(folder: Path) -> None:
 
 def _discard(path: Path) -> None:
     """Remove a checkpoint: under another name first, so that a half-removed one is never taken for whole."""
-    partial = path.with_name(f".{path.name}.old{_PARTIAL}")
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, partial)
-        shutil.rmtree(partial, ignore_errors=True)
+    aside = path.with_name(f".{path.name}.old{_PARTIAL}")
+    os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Put a checkpoint in its place; an older one of the same step is removed when that is done."""
+    aside = path.with_name(f".{path.name}.old{_PARTIAL}")
+    if path.exists():
+        os.rename(path, aside)
+    try:
+        os.rename(partial, path)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -154,7 +154,7 @@ class TrainingSampler(DistributedSampler[Any]):
         return ((self.epoch, number) for number in islice(super().__iter__(), self.start, None))
 
     def __len__(self) -> int:
-        return super().__len__() - self.start
+        return max(0, super().__len__() - self.start)  # another number of ranks may have seen all but the left over
 
 
 class ValidationSampler(Sampler[Any]):

@@ -142,17 +142,15 @@ class VoteState:
         if bucket.index() == 0:
             self._waiting = []  # what a backward that raised may have left
             self._comm.patient = self.schedule == "overlap"
-        if self.schedule == "overlap":
-            self._worker.submit(self._beside(bucket.buffer(), vote))
-        else:
-            self._waiting.append(vote)
+        self._waiting.append(self._beside(bucket.buffer(), vote))
+        if self.schedule == "overlap" or bucket.is_last():
+            waiting, self._waiting = self._waiting, []
+            for job in waiting:
+                self._worker.submit(job)
         if bucket.is_last():
             # Nothing is left of backward but to wait; and what is raised here comes out of it, as from a future it
             # would not.
             self._worker.wait()
-            waiting, self._waiting = self._waiting, []
-            for job in waiting:
-                job()
             self.steps += 1
 
     def _beside(self, buffer: Tensor, job: Callable[[], None]) -> Callable[[], None]:
@@ -200,8 +198,6 @@ class VoteState:
 
 
 def _check(momentum: float, exchange: str, tie: str, adversary: str | None, schedule: str) -> None:
-    from mpi4py import MPI
-
     exchange_class(exchange)
     votes.check_tie(tie)
     if not 0 <= momentum < 1:
@@ -209,8 +205,7 @@ def _check(momentum: float, exchange: str, tie: str, adversary: str | None, sche
     check_adversary(adversary)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: unknown name {schedule!r}, choose from {', '.join(SCHEDULES)}")
-    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # votes are taken in a thread
-        raise ValueError("comm: MPI must be started with thread level serialized or multiple")
+    mpi.check_threads()
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

@@ -171,6 +171,14 @@ def nodes_of(comm: MPI.Comm) -> list[int]:
     return [order.index(leader) for leader in leaders]
 
 
+def check_threads() -> None:
+    """Raise a ValueError unless MPI may be called from a thread, while no other one does."""
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise ValueError("MPI: must be started with thread level serialized or multiple: gradients go through a thread")
+
+
 def facts(comm: MPI.Comm) -> dict[str, Any]:
     """Return what a record tells of MPI."""
     from mpi4py import MPI

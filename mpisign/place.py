@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """What a rank found: its device, each rank's node number, and the facts for the record, the same on all ranks."""
+    """What a rank found: its device, each rank's node number, and rank 0's facts for the record."""
 
     device: torch.device
     nodes: list[int]
@@ -37,11 +37,16 @@ def find(comm: MPI.Comm) -> Place:
     """Look at the machine, give this rank its device and torch its threads. Collective.
 
     What one rank can't do, none does: all run on the same kind of device.
+
+    Raises:
+        ValueError: MPI was started with too low a thread level.
+
     """
     import torch
 
     from .baselines import nccl_fault
 
+    mpi.check_threads()
     nodes = mpi.nodes_of(comm)
     mine, before = nodes[comm.rank], nodes[: comm.rank].count(nodes[comm.rank])
     own = torch.device("cuda", before % torch.cuda.device_count()) if torch.cuda.is_available() else None
@@ -60,4 +65,4 @@ def find(comm: MPI.Comm) -> Place:
     machine["ranks_per_core"] = len(neighbours) / machine["cores"]
     machine["torch_threads"] = max(1, len(affinity) // sum(bool(affinity & other) for other in neighbours))
     torch.set_num_threads(machine["torch_threads"])
-    return Place(device, nodes, machine, without_nccl)
+    return Place(device, nodes, comm.bcast(machine), without_nccl)

@@ -171,6 +171,8 @@ def _against(
 def answer(run: Run, size: int | None = None) -> Row | None:
     """Hold the fastest vote against the fastest rival, whichever they are; None without both.
 
+    Both are chosen by the samples that they are then judged by: the interval does not know of that.
+
     It has vote, rival, their medians of an iteration, the speed-up of paired samples, its interval, and the verdict.
     """
     iterations = overlapped_samples(run)
@@ -178,6 +180,8 @@ def answer(run: Run, size: int | None = None) -> Row | None:
         compute = _slowest(run.compute, compute_seconds) if run.compute else np.zeros(1)
         iterations = {method: compute + samples for method, samples in comm_samples(run, size).items()}
     medians = {method: float(np.median(samples)) for method, samples in iterations.items() if method != "none"}
+    faulty = [method for method, wrong in _wrong([*run.exchange, *run.overlapped]).items() if wrong]
+    medians = {method: median for method, median in medians.items() if method not in faulty}
     votes = [method for method in medians if method.startswith("vote-")]
     rivals = [method for method in medians if method not in votes]
     if not votes or not rivals:

@@ -141,7 +141,7 @@ def _answer(run: Run) -> str:
     return (
         f"Does it pay here? The fastest vote, {found['vote']}, against the fastest rival, {found['rival']}: "
         f"{milliseconds(found['vote_s'])} ms against {milliseconds(found['rival_s'])} ms an iteration, "
-        f"speed-up {_speedup(found)}: {found['verdict']}."
+        f"speed-up {_speedup(found)}: {found['verdict']}. (Both are chosen by these very samples.)"
     )
 
 
@@ -244,6 +244,12 @@ def notes(run: Run, bullet: str = "") -> list[str]:
             f"WARNING: {config['iterations']} iterations: intervals are the range, "
             f"which covers the median with {least:.1%}, not 95 %"
         )
+    if config["adversaries"]:
+        said.append(
+            "a vote's times include what a traitor takes to make its lie up; a dense method's only if overlapped"
+        )
+    if any(method.startswith("powersgd") for method in run.head["methods"]):
+        said.append("checked of PowerSGD, which is lossy: only that all ranks get the same bits")
     if run.overlapped:
         said.append(
             "checked: each exchange of a held gradient in full, each overlapped one on a piece of every bucket, "

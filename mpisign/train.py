@@ -113,6 +113,15 @@ def check_agreed(comm: MPI.Comm, pictures: Pictures, part: str) -> None:
             raise ValueError(f"data: rank {rank} sees {what} in {part}/")
 
 
+def _parsed(line: str) -> dict[str, Any]:
+    """Return a line of a log; nothing of one that a killed job left half-written."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class Log:
     """The lines of a run, in `log.jsonl`; on rank 0. What can't be written now, on a full disk, is kept for later."""
 
@@ -123,9 +132,9 @@ class Log:
         """Write the first line anew, and keep of an older log what came before that epoch and step."""
         kept = []
         with contextlib.suppress(FileNotFoundError):
-            lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if (line["type"] == "iteration" and line["step"] <= step)
-                    or (line["type"] == "epoch" and line["epoch"] < epoch)]  # fmt: skip
+            lines = map(_parsed, self.path.read_text().splitlines())
+            kept = [line for line in lines if (line.get("type") == "iteration" and line["step"] <= step)
+                    or (line.get("type") == "epoch" and line["epoch"] < epoch)]  # fmt: skip
         records.write(self.path, [json.dumps(line) for line in (head, *kept)])
 
     def add(self, line: dict[str, Any]) -> None:
@@ -158,11 +167,10 @@ def _say(text: str) -> None:
 
 def _tell(config: Recipe, line: dict[str, Any]) -> None:
     """Print the line of an epoch."""
-    loss = "-" if line["loss"] is None else f"{line['loss']:.4f}"
-    print(f"epoch {line['epoch'] + 1}/{config.epochs}: loss {loss}, validation loss {line['validation_loss']:.4f}, "
-          f"top-1 {line['top1']:.2%}, top-5 {line['top5']:.2%}, {line['images_per_s']:.4g} images/s, "
-          f"{line['seconds']:.4g} s" + (f", {line['skipped']} pictures left out" if line["skipped"] else ""),
-          flush=True)  # fmt: skip
+    skipped = f", {line['skipped']} pictures left out" if line["skipped"] else ""
+    print(f"epoch {line['epoch'] + 1}/{config.epochs}: loss {line['loss']:.4f}, validation loss "
+          f"{line['validation_loss']:.4f}, top-1 {line['top1']:.2%}, top-5 {line['top5']:.2%}, "
+          f"{line['images_per_s']:.4g} images/s, {line['seconds']:.4g} s{skipped}", flush=True)  # fmt: skip
 
 
 class Stop:
@@ -252,27 +260,29 @@ def _main(comm: MPI.Comm, setting: Setting, stop: Stop) -> int:
                 bar.n = line["step"]
                 bar.set_postfix(loss=line["loss"])
 
-    with contextlib.ExitStack() as held:
-        held.enter_context(process_group(comm, setting.place.backend, setting.place.one_node))
-        training = Training(comm, config, setting.place, setting.train, setting.validate,
-                            adversary=setting.adversary, stop=stop, log=note, held=held)  # fmt: skip
-        resume = comm.bcast(setting.resume)
-        notes = []
-        if resume is not None:
-            with mpi.refusing(comm, PROGRAM):
-                notes = training.load(resume)
-        if first:
-            checkpoint.clear(setting.folder)
-            log.begin(head_of(setting), training.position.epoch, training.position.step)
-            at = training.position
-            if resume:
-                print(f"resumed from {resume}, epoch {at.epoch + 1}, step {at.step}", flush=True)
-            for text in notes:
-                _say(f"WARNING: {text}")
-            if training.idle:
-                _say(f"no gradient, so left as they are: {', '.join(training.idle)}")
-        held.callback(bar.close)
-        return run(training, setting, log)
+    held = contextlib.ExitStack()  # closed at the end alone: one rank that fails must not wait for the others
+    held.enter_context(process_group(comm, setting.place.backend, setting.place.one_node))
+    training = Training(comm, config, setting.place, setting.train, setting.validate,
+                        adversary=setting.adversary, stop=stop, log=note, held=held)  # fmt: skip
+    resume = comm.bcast(setting.resume)
+    notes = []
+    if resume is not None:
+        with mpi.refusing(comm, PROGRAM):
+            notes = training.load(resume)
+    if first:
+        checkpoint.clear(setting.folder)
+        log.begin(head_of(setting), training.position.epoch, training.position.step)
+        at = training.position
+        if resume:
+            print(f"resumed from {resume}, epoch {at.epoch + 1}, step {at.step}", flush=True)
+        for text in notes:
+            _say(f"WARNING: {text}")
+        if training.idle:
+            _say(f"no gradient, so left as they are: {', '.join(training.idle)}")
+    code = run(training, setting, log)
+    bar.close()
+    held.close()
+    return code
 
 
 if __name__ == "__main__":

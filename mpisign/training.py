@@ -41,6 +41,8 @@ class Position:
     epoch: int = 0
     seen: int = 0
     step: int = 0
+    losses: float = 0.0  # the sum of those of this epoch's steps
+    steps: int = 0  # of this epoch
 
 
 def play(training: "Training", bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -134,16 +136,16 @@ class Training:
             mpi.JobError: on one rank: a picture is broken.
 
         """
-        comm, config, began, start = self.comm, self.config, time.perf_counter(), self.position.seen
+        comm, began, start = self.comm, time.perf_counter(), self.position.seen
         self.sampler.begin(self.position.epoch, -(-start // comm.size))
-        losses = []
+        images = 0
         self.model.train()
         batches = iter(self.batches)
         for _ in range(len(self.batches)):
             with self.spans("data"):
                 pictures, labels, numbers = next(batches)
-            stopped, loss = self._iterate(pictures, labels, numbers)
-            losses.append(loss)
+            stopped = self._iterate(pictures, labels, numbers)
+            images += len(numbers) * comm.size
             if stopped:
                 return False
         trained = time.perf_counter() - began
@@ -153,18 +155,17 @@ class Training:
         result = self._evaluate()
         if result is None:
             return False
-        images = len(losses) * config.batch_size * comm.size
-        skipped = sum(comm.allgather(len(self.skipped)))
+        skipped = len(set().union(*comm.allgather(self.skipped)))
         self.log({
             "type": "epoch", "epoch": self.position.epoch, "step": self.position.step,
-            "loss": float(np.mean(losses)) if losses else None, **result, "seconds": time.perf_counter() - began,
+            "loss": self.position.losses / self.position.steps, **result, "seconds": time.perf_counter() - began,
             "images_per_s": images / trained, "skipped": skipped,
         })  # fmt: skip
-        self.position = Position(self.position.epoch + 1, 0, self.position.step)
+        self.position = Position(self.position.epoch + 1, step=self.position.step)
         return True
 
-    def _iterate(self, pictures: Tensor, labels: Tensor, numbers: Tensor) -> tuple[bool, float]:
-        """Take one step; return whether to stop, and the mean of all ranks' losses."""
+    def _iterate(self, pictures: Tensor, labels: Tensor, numbers: Tensor) -> bool:
+        """Take one step; return whether to stop."""
         config, position = self.config, self.position
         self._heed_broken(self.train, labels, numbers)
         # What the model draws (dropout) follows from the step, so that a resumed run draws the same.
@@ -195,11 +196,12 @@ class Training:
             )
         with self.spans("step"):
             self.optimizer.step()
-        self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1)
         mean = float(told[2]) / self.comm.size
+        self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1,
+                                 position.losses + mean, position.steps + 1)  # fmt: skip
         self.log({"type": "iteration", "step": self.position.step, "epoch": position.epoch, "loss": mean, "lr": rate,
                   "seconds": self.spans.take()})  # fmt: skip
-        return bool(told[0]), mean
+        return bool(told[0])
 
     def _loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy of the pictures that could be decoded."""
@@ -278,6 +280,7 @@ class Training:
         """Write a checkpoint; return None, or on all ranks why it failed."""
         common = {
             "config": asdict(self.config), "position": asdict(self.position), "classes": self.train.classes,
+            "pictures": self.train.fingerprint(),
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
         own: dict[str, Any] = {"buffers": [buffer.cpu() for buffer in self.model.buffers()]}
@@ -293,11 +296,15 @@ class Training:
 
         """
         common, own = checkpoint.read(self.comm, path)
-        fault = _misfit(common, self.config, self.model.state_dict())
+        fault = _misfit(common, self.config, self.train.classes, self.model.state_dict())
         if fault:
             raise ValueError(f"resume: {path} {fault}")
         self.model.load_state_dict(common["model"])
+        asked_for = [{key: value for key, value in group.items() if key != "params"}
+                     for group in self.optimizer.param_groups]  # fmt: skip
         self.optimizer.load_state_dict(common["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, asked_for, strict=True):
+            group.update(options)  # weight decay and momentum are this run's
         self.position = Position(**common["position"])
         if own is not None:
             for buffer, kept in zip(self.model.buffers(), own["buffers"], strict=True):
@@ -311,6 +318,8 @@ class Training:
                 notes.append(f"it was left by {before} ranks: the momentum of ranks {now} to {before - 1} is lost")
             elif now > before:
                 notes.append(f"it was left by {before} ranks: ranks {before} to {now - 1} begin without momentum")
+        if tuple(common["pictures"]) != self.train.fingerprint():
+            notes.append("it was trained on other pictures, or under other names")
         then, asked = common["config"], asdict(self.config)
         changed = [name for name in asked if name not in _MAY_CHANGE and then.get(name) != asked[name]]
         notes += [f"{name} was {then.get(name)}, is now {asked[name]}" for name in changed]
@@ -320,7 +329,7 @@ class Training:
 _MAY_CHANGE = ("resume", "output", "data", "workers", "keep", "checkpoint_every")
 
 
-def _misfit(common: dict[str, Any], config: Recipe, weights: dict[str, Tensor]) -> str | None:
+def _misfit(common: dict[str, Any], config: Recipe, classes: list[str], weights: dict[str, Tensor]) -> str | None:
     """Say why a checkpoint can't be of this training, or None."""
     kept = common["model"]
     if common["config"]["model"] != config.model:
@@ -329,6 +338,8 @@ def _misfit(common: dict[str, Any], config: Recipe, weights: dict[str, Tensor]) 
         return f"was trained by {common['config']['method']}, whose state is of no use to {config.method}"
     if common["config"]["optimizer"] != config.optimizer:
         return f"was trained by {common['config']['optimizer']}, whose state is of no use to {config.optimizer}"
+    if common["classes"] != classes:
+        return f"was trained on other classes: {len(common['classes'])} of them, here {len(classes)}, or other names"
     for name, weight in weights.items():
         if name not in kept or kept[name].shape != weight.shape:
             there = f"of shape {list(kept[name].shape)}" if name in kept else "missing"

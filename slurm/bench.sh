@@ -18,5 +18,5 @@ LAUNCH=${LAUNCH:-srun --mpi=pmi2}
 cd "${SLURM_SUBMIT_DIR:?is not set: start this with sbatch}" || exit 2
 python=${VENV:+$VENV/bin/}python
 "$python" -c 'import mpisign' || { echo "no mpisign in $python: see README.md, or set VENV"; exit 2; }
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK-}  # srun does not take it from the job by itself
+[ -z "${SLURM_CPUS_PER_TASK-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it by itself
 exec $LAUNCH "$python" -m mpisign.bench --model resnet50 "$@"

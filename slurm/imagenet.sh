@@ -26,9 +26,9 @@ python=${VENV:+$VENV/bin/}python
 [ -n "${IMAGENET-}" ] || { echo "IMAGENET is not set: it must name the folder with train/ and val/"; exit 2; }
 
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK-}  # srun does not take it from the job by itself
+[ -z "${SLURM_CPUS_PER_TASK-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it by itself
 trap 'signalled=yes; kill -USR1 $ranks' USR1
-trap 'kill -TERM $ranks' TERM
+trap 'kill -USR1 $ranks' TERM # on TERM, srun would kill the ranks
 
 # In the background, for bash handles signals only then; each of an array of jobs (sbatch --array=1-5) has its own seed.
 $LAUNCH "$python" -m mpisign.train --data "$IMAGENET" --model resnet50 --seed "${SLURM_ARRAY_TASK_ID:-0}" \

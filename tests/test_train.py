@@ -118,7 +118,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(photos, tmp_path, options):
         assert same(ours, resumed), name
     assert [line["epoch"] for line in lines(broken, "epoch")] == [0, 1]
     for a, b in zip(lines(straight, "epoch"), lines(broken, "epoch"), strict=True):
-        assert all(a[key] == b[key] for key in ("top1", "top5", "validation_loss", "validated"))
+        assert all(a[key] == b[key] for key in ("loss", "top1", "top5", "validation_loss", "validated"))
 
 
 def test_it_learns_and_tells_how_well(photos, tmp_path):
@@ -166,6 +166,16 @@ def test_another_number_of_ranks_goes_on_and_says_what_is_lost(photos, tmp_path)
     assert "lr was None, is now 0.5" in ended.stderr
 
 
+def test_an_epoch_that_was_all_seen_goes_on_with_more_ranks_and_another_decay(photos, tmp_path):
+    """Two ranks saw all 64 pictures; each of three would have had 21 of them."""
+    assert train(2, photos, tmp_path, "--epochs", "1", program=stopping(7)).returncode == 85
+    ended = train(3, photos, tmp_path, "--epochs", "2", "--resume", "--weight-decay", "0.25")
+    assert ended.returncode == 0, ended.stderr
+    assert "weight_decay was 0.0001, is now 0.25" in ended.stderr
+    assert state(tmp_path, "model.pt")["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
+    assert [line["epoch"] for line in lines(tmp_path, "epoch")] == [0, 1]
+
+
 def truncate(picture):
     data = picture.read_bytes()
     picture.write_bytes(data[: len(data) * 2 // 3])
@@ -184,7 +194,7 @@ def test_a_truncated_picture_is_named_and_stops_or_is_left_out(own_photos, tmp_p
     ended = train(2, own_photos, tmp_path, "--epochs", "2", "--broken", "skip")
     assert ended.returncode == 0, ended.stderr
     assert f"leaves out {broken}: image file is truncated" in ended.stderr
-    assert "1 pictures left out" in ended.stdout
+    assert all(line.endswith(", 1 pictures left out") for line in ended.stdout.splitlines())
     assert lines(tmp_path, "epoch")[-1]["validated"] == 16 - (part == "val")
 
 
@@ -313,11 +323,20 @@ def test_a_checkpoint_of_no_use_is_refused(photos, finished, tmp_path, how, opti
 
 def test_a_checkpoint_of_other_classes_is_refused(own_photos, finished, tmp_path):
     for part in ("train", "val"):
-        shutil.copytree(own_photos / part / "china", own_photos / part / "another")
+        (own_photos / part / "china").rename(own_photos / part / "temple")
     folder = shutil.copytree(finished, tmp_path / "copy")
     ended = train(1, own_photos, folder, "--epochs", "2", "--resume")
     assert ended.returncode == 2
-    assert "holds another model: 5.weight is of shape [2, 128], here of shape [3, 128]" in ended.stderr
+    assert "was trained on other classes: 2 of them, here 2, or other names" in ended.stderr
+
+
+def test_a_torn_line_of_the_log_is_dropped(photos, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    with (folder / "run" / "log.jsonl").open("a") as log:
+        log.write('{"type": "iteration", "seconds": {"data": 1}')
+    ended = train(1, photos, folder, "--epochs", "2", "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert len(losses(folder)) == 2 * 16
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,7 @@ def test_scancel_leaves_no_half_written_file_and_no_requeue(slurm, photos, tmp_p
     job.until(lambda: "epoch 3/" in job.output)
     job.tell("scancel", job.number)
     assert job.end()[0] == "CANCELLED"
+    job.until(lambda: "told to stop: checkpoint left in" in job.output, 30)
     log = str(next(tmp_path.glob("runs/*")))
     job.until(lambda: f"runs/{Path(log).name}" not in processes(), 30)
     assert whole(tmp_path)
