@@ -14,6 +14,7 @@ from tabulate import tabulate
 HERE = Path(sys.executable).parent
 SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+TRAINING = "tests/test_train.py"
 COLLECTIVE = ("tests/test_exchange.py", "tests/test_hook.py")
 
 
@@ -29,7 +30,8 @@ STEPS = {
     "mypy --strict": [HERE / "mypy"],
     "import-linter": [HERE / "lint-imports"],
     "numbers in the READMEs": [HERE / "cog", "--check", "-P", "-I", "benchmarks", "README.md", "results/README.md"],
-    "pytest, and the commands under MPICH": [HERE / "python", *PYTEST, "-m", "not mpi"],
+    "pytest, and the bench under MPICH": [HERE / "python", *PYTEST, "-m", "not mpi", f"--ignore={TRAINING}"],
+    "training under MPICH": [HERE / "python", *PYTEST, TRAINING],
     **{f"collective, MPICH, {ranks} ranks": collective(HERE, ranks) for ranks in (1, 2, 3, 4)},
     "exchanges, MPICH, 16 ranks": collective(HERE, 16, "tests/test_exchange.py"),
     **{f"collective, Open MPI, {ranks} ranks": collective(SECOND, ranks) for ranks in (1, 2, 3, 4)},
