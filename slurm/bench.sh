@@ -13,7 +13,7 @@
 
 # VENV and LAUNCH: see imagenet.sh.
 VENV=${VENV-.venv}
-LAUNCH=${LAUNCH:-srun --mpi=pmi2}
+LAUNCH=${LAUNCH:-srun --mpi=pmi2 --wait=60}
 
 cd "${SLURM_SUBMIT_DIR:?is not set: start this with sbatch}" || exit 2
 python=${VENV:+$VENV/bin/}python

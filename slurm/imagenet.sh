@@ -17,8 +17,9 @@
 # VENV: the environment that mpisign is in (VENV= is the python on the PATH).
 # LAUNCH: what starts the ranks and belongs to that environment's MPI: srun --mpi=pmi2 for MPICH and its kin,
 # srun --mpi=pmix for Open MPI, or an mpirun. The wrong one starts each rank alone; mpisign says so and stops.
+# --wait=60: no rank outlives the first one's end by more than a minute.
 VENV=${VENV-.venv}
-LAUNCH=${LAUNCH:-srun --mpi=pmi2}
+LAUNCH=${LAUNCH:-srun --mpi=pmi2 --wait=60}
 
 cd "${SLURM_SUBMIT_DIR:?is not set: start this with sbatch}" || exit 2
 python=${VENV:+$VENV/bin/}python
@@ -27,6 +28,13 @@ python=${VENV:+$VENV/bin/}python
 
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
 [ -z "${SLURM_CPUS_PER_TASK-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it by itself
+
+# MPICH names its shared memory after job and step, and a job put back keeps both: what killed ranks left there would be
+# taken for the new ranks' own.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    srun --ntasks-per-node=1 --ntasks="$SLURM_NNODES" bash -c 'rm -f /dev/shm/mpich_{shm,vci}_*' 2>/dev/null
+fi
+
 trap 'signalled=yes; kill -USR1 $ranks' USR1
 trap 'kill -USR1 $ranks' TERM # on TERM, srun would kill the ranks
 

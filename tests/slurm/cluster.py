@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,9 +14,11 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scan
 PACKAGES = ("slurm-wlm", "munge", "libpmix2")
 PMIX = Path("/usr/lib/x86_64-linux-gnu/pmix2/lib")
 
-# 16 pretended CPUs; cred_expire makes a requeue take seconds, not two minutes.
+# 16 pretended CPUs; cred_expire makes a requeue take seconds, not two minutes; FirstJobId, since what killed ranks of an
+# earlier cluster's job leave in /dev/shm is named after the job (slurm/imagenet.sh).
 CONFIGURATION = """
 ClusterName=test
+FirstJobId={first}
 SlurmctldHost={name}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
@@ -76,7 +79,10 @@ def cluster(folder):
     for name in ("state", "spool"):
         (folder / name).mkdir()
     name = socket.gethostname().split(".")[0]
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, name=name, ports=_free_ports(2)))
+    first = random.randrange(1_000, 60_000_000)
+    (folder / "slurm.conf").write_text(
+        CONFIGURATION.format(folder=folder, name=name, ports=_free_ports(2), first=first)
+    )
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
     munge = [f"--{what}={folder}/munge.{ending}" for what, ending in

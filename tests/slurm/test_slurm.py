@@ -113,6 +113,21 @@ def test_training_is_signalled_requeued_and_goes_on(slurm, photos, tmp_path):
     assert whole(tmp_path)[-1] == "checkpoint-00000320"
 
 
+def test_a_job_whose_ranks_were_killed_goes_on_when_it_is_put_back(slurm, photos, tmp_path):
+    job = Job(slurm, tmp_path, "imagenet.sh", *TRAIN, "--epochs", "100000", IMAGENET=str(photos))
+    job.until(lambda: "epoch 2/" in job.output)
+    # As when a node's memory is full; their shared memory stays.
+    job.tell("pkill", "-KILL", "-f", rf"^{sys.prefix}/bin/python -m mpisign\.train .*imagenet-{job.number} ")
+    assert job.end()[0] == "FAILED"
+    job.tell("scontrol", "requeue", job.number)
+    job.until(lambda: "resumed from" in job.output)
+    epochs = job.output.count(" top-1 ")
+    job.until(lambda: job.output.count(" top-1 ") > epochs)
+    job.tell("scancel", job.number)
+    assert job.end()[0] == "CANCELLED"
+    whole(tmp_path)
+
+
 def test_scancel_leaves_no_half_written_file_and_no_requeue(slurm, photos, tmp_path):
     job = Job(slurm, tmp_path, "imagenet.sh", *TRAIN, "--epochs", "100000", IMAGENET=str(photos))
     job.until(lambda: "epoch 3/" in job.output)
