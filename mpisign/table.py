@@ -44,6 +44,13 @@ def _speedup(row: Row) -> str:
     return f"{_ratio(row['speedup'])} {_interval(row['speedup_low'], row['speedup_high'], _ratio)}"
 
 
+def _against_rival(row: Row) -> str:
+    if row["rival_speedup"] is None or row["rival_verdict"] in ("fastest rival", "ceiling"):
+        return row["rival_verdict"] or ""
+    interval = _interval(row["rival_low"], row["rival_high"], _ratio)
+    return f"{_ratio(row['rival_speedup'])} {interval} {row['rival_verdict']}"
+
+
 def _exposed(row: Row) -> str:
     if row["exposed_s"] is None:
         return ""
@@ -61,6 +68,7 @@ _BYTES: Columns = {
 }
 _VERDICT: Columns = {
     "verdict": lambda row: row["verdict"] or "",
+    "against the fastest rival [interval]": _against_rival,
     "wrong": lambda row: "" if row["wrong"] is None else row["wrong"],
 }
 COLUMNS: dict[str, Columns] = {  # by schedule
