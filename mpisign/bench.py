@@ -22,7 +22,7 @@ from .adversary import ADVERSARIES, traitors
 from .baselines import BASELINES, REFERENCES
 from .exchange import EXCHANGES
 from .methods import METHODS, needs_nccl
-from .options import fraction, names, natural, option, positive
+from .options import fraction, names, natural, not_negative, option, positive
 from .votes import TIES
 from .worker import SCHEDULES
 
@@ -56,7 +56,14 @@ class Config:
         "a backward of its own, as in training",
         choices=SCHEDULES,
     )
-    iterations: int = option(10, "measured iterations", type=positive, metavar="N")
+    iterations: int = option(10, "measured iterations, or the least number with --until", type=positive, metavar="N")
+    until: float | None = option(
+        None,
+        "go on until the interval of every speed-up is as narrow as this share of it to each side, such as 0.02",
+        type=fraction,
+        metavar="SHARE",
+    )
+    time_cap: float = option(600.0, "with --until: but no longer (a sweep: all sizes)", type=not_negative, metavar="S")
     warmup: int = option(2, "iterations before them", type=natural, metavar="N")
     tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
     momentum: float = option(0.9, "each worker's momentum, before the sign", type=fraction, metavar="BETA")

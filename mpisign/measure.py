@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from . import check, contest, models, mpi
+from . import check, contest, models, mpi, rows
 from .contest import Contest, HeldBucket, synchronize
 from .records import Run
 from .spans import Spans
@@ -99,8 +99,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
     config = run.head["config"]
     run.head["coordinates"] = sum(parameter.numel() for parameter in trial.model.parameters())
     overlap = config["schedule"] == "overlap"
-    rounds = -(-config["iterations"] // BLOCK) if overlap else config["iterations"]
-    for iteration in _counted(comm, config["warmup"], rounds):
+    for iteration in _Rounds(comm, run, block=BLOCK if overlap else 1):
         trial.backward()
         samples = list(game.round(iteration + config["warmup"], game.held))
         game.apply(iteration + config["warmup"], game.held)
@@ -118,10 +117,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
 def _overlapped(
     config: dict[str, Any], comm: MPI.Comm, game: Contest, recorder: Recorder, trial: Trial, played: int
 ) -> None:
-    """Give each method its block of iterations, all from the same weights and momentum.
-
-    `played` is the number of the round; in the last one the blocks may be shorter.
-    """
+    """Give each method its block of iterations, all from the same weights and momentum; `played` is the round."""
     trial.remember()
     game.remember()
     for method in game.shuffled():
@@ -129,8 +125,6 @@ def _overlapped(
         game.restore()
         for i in range(BLOCK if played >= 0 else 1):
             iteration = played * BLOCK + i
-            if iteration >= config["iterations"]:
-                break
             step = (played + config["warmup"]) * BLOCK + i
             with game.overlapping(method, step):
                 seconds = _timed(comm, trial)
@@ -159,14 +153,46 @@ def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, d
         vector = torch.randn(size // 4, generator=noise).to(device)
         held = [HeldBucket(0, vector, [vector], True)]
         recorder.traffic(size, held)
-        for iteration in _counted(comm, config["warmup"], config["iterations"], f"{size} bytes"):
+        for iteration in _Rounds(comm, run, f"{size} bytes", size):
             samples = game.round(iteration + config["warmup"], held)
             recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])
 
 
-def _counted(comm: MPI.Comm, warmup: int, rounds: int, what: str = "round") -> Iterator[int]:
-    """Count from -warmup to rounds, with a progress bar on rank 0 of a terminal."""
-    from tqdm import tqdm
+class _Rounds:
+    """Counts the rounds of a measurement from -warmup on, until it has what was asked for. Collective.
 
-    hidden = comm.rank != 0 or not sys.stderr.isatty()
-    return iter(tqdm(range(-warmup, rounds), what, disable=hidden, leave=False))
+    The number asked for may be the least: with `until` more follow until the intervals are narrow enough. They are
+    looked at ever more rarely, so that looking stays cheap; and where to stop depends on their width alone, not on
+    what they say (Chow & Robbins 1965).
+    """
+
+    def __init__(self, comm: MPI.Comm, run: Run, what: str = "round", size: int | None = None, block: int = 1) -> None:
+        self.comm, self.run, self.what, self.size = comm, run, what, size
+        self.config = run.head["config"]
+        self.least = -(-self.config["iterations"] // block)
+        self.cap = self.config["time_cap"] / max(1, len(self.config["sizes"]))
+
+    def __iter__(self) -> Iterator[int]:
+        """Count, with a progress bar on rank 0 of a terminal."""
+        from tqdm import tqdm
+
+        began, done = time.monotonic(), self.least
+        hidden = self.comm.rank != 0 or not sys.stderr.isatty()
+        with tqdm(total=self.config["warmup"] + self.least, desc=self.what, disable=hidden, leave=False) as bar:
+            for i in range(-self.config["warmup"], self.least):
+                yield i
+                bar.update()
+            while self.config["until"] and self.comm.bcast(self._goes_on(began)):
+                more = max(1, done // 10)
+                bar.total += more
+                for i in range(done, done + more):
+                    yield i
+                    bar.update()
+                done += more
+
+    def _goes_on(self, began: float) -> bool | None:
+        """Return, on rank 0, whether the intervals are still too wide and there is time."""
+        if self.comm.rank != 0:
+            return None
+        wanted: float = self.config["until"]
+        return time.monotonic() - began < self.cap and rows.widest(self.run, self.size) > wanted

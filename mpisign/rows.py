@@ -66,6 +66,15 @@ def _samples(lines: Iterable[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def iterations(run: Run) -> tuple[int, int]:
+    """Return how many iterations were measured: in a sweep the fewest and the most of any size."""
+    seen: dict[int | None, set[int]] = defaultdict(set)
+    for line in run.overlapped or run.exchange:
+        seen[line.get("bytes")].add(line["iteration"])
+    counts = [len(found) for found in seen.values()]
+    return min(counts), max(counts)
+
+
 def iteration_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
     """Return each method's samples of an iteration in seconds; in a sweep the exchange is all there is."""
     if run.overlapped:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .records import Run
-from .rows import Row, answer, breakdown, grouped, overlapped_breakdown, phases, rows
+from .rows import Row, answer, breakdown, grouped, iterations, overlapped_breakdown, phases, rows, widest
 from .statistics import ENOUGH, Median
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -133,7 +133,9 @@ def title(run: Run) -> str:
     )  # fmt: skip
     baseline = run.head["baseline"] or "none (nothing to compare with)"
     schedule = "" if config["sizes"] else f", schedule {config['schedule']}"
-    return f"{what}; {ranks} ranks, {config['iterations']} iterations{schedule}; baseline: {baseline}"
+    fewest, most = iterations(run)
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{what}; {ranks} ranks, {count} iterations{schedule}; baseline: {baseline}"
 
 
 def _methods(run: Run, style: str) -> str:
@@ -246,11 +248,18 @@ def notes(run: Run, bullet: str = "") -> list[str]:
     settled = SETTLED if run.compute else 1
     if config["warmup"] < settled:
         said.append(f"WARNING: {config['warmup']} warm-up iterations: the first {settled} make the exchanges' plans")
-    if 0 < config["iterations"] < ENOUGH:
-        least = 1 - 2.0 ** (1 - config["iterations"])
+    fewest, _ = iterations(run)
+    if fewest < ENOUGH:
+        least = 1 - 2.0 ** (1 - fewest)
         said.append(
-            f"WARNING: {config['iterations']} iterations: intervals are the range, "
-            f"which covers the median with {least:.1%}, not 95 %"
+            f"WARNING: {fewest} iterations: intervals are the range, which covers the median with {least:.1%}, not 95 %"
+        )
+    if config.get("until"):
+        reached = max(widest(run, size) for size in config["sizes"] or [None])
+        said.append(
+            ("WARNING: " if reached > config["until"] else "")
+            + f"asked to go on, for {config['time_cap']:.0f} s at most, until every speed-up's interval is within "
+            f"{config['until']:.3g} of it to each side: within {reached:.2g}"
         )
     if config["adversaries"]:
         said.append(
