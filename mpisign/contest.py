@@ -112,7 +112,7 @@ class Contest:
         for method in methods:
             if method in VOTES:
                 exchange, backend = VOTES[method]
-                carrier: Any = GroupComm(comm, backend, device) if backend else comm
+                carrier: Any = GroupComm(comm, backend) if backend else comm
                 state = VoteState(carrier, momentum, exchange, tie, adversary, seed, self.spans, "serial")
                 self._resources.callback(state.close)
                 if self.voters:  # else each would have its own, of the size of the gradient
@@ -280,11 +280,11 @@ class Contest:
         hook, state = self.hooks[method]
         if method in self.voters:
             state.steps = iteration
-        synchronize(buckets[0].tensor)
+        synchronize(buckets[0].tensor.device)
         began = time.perf_counter()
         for future in [hook(state, bucket) for bucket in buckets]:
             future.wait()
-        synchronize(buckets[0].tensor)
+        synchronize(buckets[0].tensor.device)
         return time.perf_counter() - began
 
 
@@ -295,10 +295,10 @@ def _copy_to(target: Tensor | None, source: Tensor) -> Tensor:
     return target.copy_(source)
 
 
-def synchronize(tensor: Tensor) -> None:
-    """Wait for the device of `tensor`, so that the clock sees what it did."""
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
+def synchronize(where: torch.device) -> None:
+    """Wait for a device, so that the clock sees what it did."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
 
 
 class _Truth:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from . import check, contest, models, mpi, rows
+from . import check, contest, device, models, mpi, rows
 from .contest import Contest, HeldBucket, synchronize
 from .records import Run
 from .spans import Spans
@@ -51,34 +51,29 @@ class Recorder:
 class Trial:
     """A model in training: its replica, its optimizer, and the spans of its own work."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device, batches: Iterator[Batch], game: Contest) -> None:
+    def __init__(self, config: dict[str, Any], where: torch.device, batches: Iterator[Batch], game: Contest) -> None:
         torch.manual_seed(config["seed"])
-        self.model = models.build(config["model"], config["image_size"]).to(device)
+        self.model = models.build(config["model"], config["image_size"]).to(where)
         self.replica = models.parallel(self.model, config["bucket_mb"])
         self.replica.register_comm_hook(game, contest.play)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=1e-4)  # the paper's
-        self.spans, self.batches, self.device = Spans(), batches, device
-        self.anchor = next(self.model.parameters())
+        self.spans, self.batches, self.device = Spans(), batches, where
         self._kept: list[torch.Tensor] = []
 
     def backward(self) -> None:
         """Compute the gradient of the next batch; `play` gets it."""
         self.optimizer.zero_grad()
-        with self.spans("data"):
+        with device.timed(self.spans, "data", self.device):
             pictures, labels = (part.to(self.device) for part in next(self.batches))
-            synchronize(self.anchor)
-        with self.spans("forward"):
+        with device.timed(self.spans, "forward", self.device):
             loss = cross_entropy(self.replica(pictures), labels)
-            synchronize(self.anchor)
-        with self.spans("backward"):
+        with device.timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]
-            synchronize(self.anchor)
 
     def step(self) -> None:
         """Apply what is in the gradient."""
-        with self.spans("step"):
+        with device.timed(self.spans, "step", self.device):
             self.optimizer.step()
-            synchronize(self.anchor)
 
     @torch.no_grad()
     def remember(self) -> None:
@@ -142,15 +137,16 @@ def _timed(comm: MPI.Comm, trial: Trial) -> float:
     began = time.perf_counter()
     trial.backward()
     trial.step()
+    synchronize(trial.device)
     return time.perf_counter() - began
 
 
-def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, device: torch.device) -> None:
+def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, where: torch.device) -> None:
     """Exchange random vectors of each size, as the micro-benchmarks do."""
     config = run.head["config"]
     for size in config["sizes"]:
         noise = torch.Generator().manual_seed(config["seed"] * comm.size + comm.rank)
-        vector = torch.randn(size // 4, generator=noise).to(device)
+        vector = torch.randn(size // 4, generator=noise).to(where)
         held = [HeldBucket(0, vector, [vector], True)]
         recorder.traffic(size, held)
         for iteration in _Rounds(comm, run, f"{size} bytes", size):
