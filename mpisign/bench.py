@@ -70,6 +70,7 @@ class Config:
     bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
     adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
     adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
+    share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=table.FORMATS)
@@ -104,7 +105,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     """
     from . import models, place
 
-    here = place.find(comm)
+    here = place.find(comm, config.share_gpus)
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if here.device.type == "cuda" else 1))
     skipped = {name: here.without_nccl for name in METHODS if here.without_nccl and needs_nccl(name)}
     if config.sizes:
@@ -171,8 +172,10 @@ def _ready(comm: MPI.Comm, setting: Setting) -> Iterator[Contest]:
     config = setting.config
     with process_group(comm, setting.place.backend, setting.place.one_node):
         compile_kernels()
-        contest = Contest(comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
-                          adversary=setting.adversary, device=setting.place.device)  # fmt: skip
+        contest = Contest(
+            comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
+            adversary=setting.adversary, takes_device_memory=setting.place.takes_device_memory,
+        )  # fmt: skip
         yield contest
         contest.close()
 
@@ -206,10 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if comm.rank == 0 and config.format == "table":
             print(f"{PROGRAM}: {comm.size} ranks on {device.type}, batch {setting.config.batch_size} a rank, "
                   f"methods {', '.join(setting.methods)}", file=sys.stderr, flush=True)  # fmt: skip
-        from . import measure
+        from . import measure, place
 
         began, run = time.monotonic(), new_run(setting)
-        with _ready(comm, setting) as contest:
+        with place.telling_of_memory(), _ready(comm, setting) as contest:
             recorder = measure.Recorder(comm, run, setting.place.nodes)
             recorder.wrong = contest.probe(device)
             if setting.batches is None:

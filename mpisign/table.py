@@ -135,7 +135,9 @@ def title(run: Run) -> str:
     schedule = "" if config["sizes"] else f", schedule {config['schedule']}"
     fewest, most = iterations(run)
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
-    return f"{what}; {ranks} ranks, {count} iterations{schedule}; baseline: {baseline}"
+    gpus = run.head["machine"].get("gpus", 0)
+    shared = f" on {gpus} shared GPU{'s' * (gpus > 1)} (NOT A CLUSTER'S TIMES)" if 0 < gpus < ranks else ""
+    return f"{what}; {ranks} ranks{shared}, {count} iterations{schedule}; baseline: {baseline}"
 
 
 def _methods(run: Run, style: str) -> str:
@@ -233,6 +235,9 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         f"numba {machine['numba']}, mpi4py {machine['mpi4py']}, Python {machine['python']}, "
         f"mpisign commit {machine['commit']}"
     )
+    if machine.get("gpus"):
+        fault = machine["device_memory_fault"]
+        said.append(f"votes over MPI go {'from device memory' if fault is None else f'by way of the host: {fault}'}")
     said.append(f"memory: at most {max(run.end['peak_bytes']) / 1e9:.2f} GB resident in a rank")
     said.append(
         f"vote: tie rule {config['tie']}, momentum {config['momentum']}, traitors: {config['adversaries']}"

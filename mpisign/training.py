@@ -88,7 +88,7 @@ class Training:
             exchange, backend = VOTES[config.method]
             carrier: Any = GroupComm(comm, backend) if backend else comm
             self.state = VoteState(carrier, config.momentum, exchange, config.tie, adversary, config.seed, self.spans,
-                                   config.schedule)  # fmt: skip
+                                   config.schedule, place.takes_device_memory)  # fmt: skip
             held.callback(self.state.close)
             self.hook = vote_hook, self.state
         else:
