@@ -39,7 +39,7 @@ def grouped(lines: Iterable[dict[str, Any]], key: str) -> dict[Any, list[dict[st
 
 def _column(lines: Lines, name: str) -> NDArray[np.float64]:
     """Return what each line has under `name`, 0 where it has nothing."""
-    return np.fromiter(map(dict.get, lines, repeat(name), repeat(0.0)), float, len(lines))  # type: ignore[arg-type]
+    return np.fromiter(map(dict.get, lines, repeat(name), repeat(0.0)), float, len(lines))
 
 
 def _places(lines: Lines) -> NDArray[np.intp]:
@@ -224,7 +224,7 @@ def breakdown(run: Run) -> tuple[list[str], list[Row]]:
     """
     compute, groups = run.by_method("compute")[None], run.by_method("exchange")
     names = phases(chain.from_iterable(groups.values()))
-    own = sum(_column(compute, name) for name in COMPUTE_SPANS if name != "step")
+    own = np.sum([_column(compute, name) for name in COMPUTE_SPANS if name != "step"], axis=0)
     shared = {"compute": _typical(_places(compute), own), **_means(compute, ["step"])}
     return ["compute", *names, "step", "other"], [
         {"method": method, **shared, **_means(groups[method], names, "other")} for method in run.head["methods"]
