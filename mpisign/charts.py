@@ -1,7 +1,7 @@
 """Charts of records: where an iteration's time goes, every sample, and how it scales. They need matplotlib.
 
 Votes are drawn in cool colours, their rivals in warm ones, told apart by people who are colour-blind too; each method
-also has a marker of its own, and its transport is the line's style.
+also has a marker of its own, and variants of one differ in the line's style.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ WARM = ("#D55E00", "#E69F00", "#882255", "#CC6677", "#8C6D1F", "#661100")
 GREY = "#6e6e6e"
 MARKERS = "osD^vPX<>p*h"
 STYLES = ("-", "--", ":", "-.")
+RIVAL = "a rival's whole exchange"  # not told apart
 PHASES = {
     "compute": "#4d4d4d", "step": "#8f8f8f", "wait": "#dcdcdc",
     "pack": "#F0C000", "vote": "#CC3377", "unpack": "#EE99BB",
     "all-gather": "#0072B2", "all-to-all": "#56B4E9", "all-reduce": "#009E73", "gather": "#332288",
-    "broadcast": "#88CCEE", "other": "#D55E00",
+    "broadcast": "#88CCEE", "other": "#a9a9a9", RIVAL: WARM[0],
 }  # fmt: skip
-LABELS = {"other": "not told apart (a rival's whole exchange)", "wait": "wait for the slowest rank"}
+LABELS = {"wait": "wait for the slowest rank"}
 FAR = 2.5  # times the highest median: samples beyond are told at the edge of the axis
 APART = 0.35  # of the way to the next number, what the methods' points there spread over
 MANY = 5000  # dots; more become a picture inside the drawing
@@ -88,22 +89,25 @@ def pictures(draw: Callable[[], Figure]) -> dict[str, bytes]:
     return drawn
 
 
+def _kind(method: str) -> str:
+    return "none" if method == "none" else "vote" if method.startswith("vote-") else "rival"
+
+
 def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return how each method is drawn: its colour, marker and line style."""
     found: dict[str, dict[str, Any]] = {}
-    seen: dict[str, list[str]] = {"vote": [], "rival": []}
+    families: dict[str, dict[str, int]] = {"vote": {}, "rival": {}, "none": {}}  # how many variants each name has
     for number, method in enumerate(methods):
-        head, *rest = method.split("-")
-        kind = "vote" if head == "vote" else "rival"
+        kind = _kind(method)
         # vote-alltoall-gloo has the colour of vote-alltoall, powersgd-4 that of powersgd-2
-        base, variant = ((rest[0] if rest else ""), rest[1:]) if kind == "vote" else (head, rest)
-        if base not in seen[kind] and method != "none":
-            seen[kind].append(base)
-        colours = COOL if kind == "vote" else WARM
-        colour = GREY if method == "none" else colours[seen[kind].index(base) % len(colours)]
-        styles = [other for other in found if found[other]["color"] == colour] if variant else []
-        found[method] = {"color": colour, "marker": MARKERS[number % len(MARKERS)],
-                         "linestyle": STYLES[len(styles) % len(STYLES)]}  # fmt: skip
+        name = method.split("-")[1 if kind == "vote" else 0]
+        family, colours = families[kind], {"vote": COOL, "rival": WARM, "none": (GREY,)}[kind]
+        family[name] = family.get(name, 0) + 1
+        found[method] = {
+            "color": colours[list(family).index(name) % len(colours)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": STYLES[(family[name] - 1) % len(STYLES)],
+        }
     return found
 
 
@@ -113,6 +117,9 @@ def stacked(run: Run) -> Figure:
     figure = _figure(run, 1.9 + 0.34 * len(methods))
     whole, alone = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     names, found = breakdown(run)
+    names.append(RIVAL)
+    for row in found:
+        row[RIVAL] = row.pop("other") if _kind(row["method"]) == "rival" else 0.0
     if run.head["config"]["schedule"] == "overlap":
         _exposed(whole, rows(run))
     else:
@@ -134,7 +141,7 @@ def stacked(run: Run) -> Figure:
 def _stack(axes: Axes, found: list[Row], names: Sequence[str]) -> None:
     left = np.zeros(len(found))
     for name in names:
-        widths = np.array([1e3 * max(row[name], 0.0) for row in found])
+        widths = np.array([1e3 * max(row.get(name, 0.0), 0.0) for row in found])
         if widths.any():
             axes.barh(range(len(found)), widths, left=left, height=0.72, color=PHASES.get(name, GREY),
                       edgecolor="white", linewidth=0.4, label=LABELS.get(name, name))  # fmt: skip
@@ -148,9 +155,10 @@ def _exposed(axes: Axes, found: list[Row]) -> None:
     for place, row in enumerate(found):
         iteration = Median(*(1e3 * row[f"iteration{end}_s"] for end in ("", "_low", "_high")))
         exposed = 1e3 * max(row["exposed_s"] or 0.0, 0.0)
-        rest, kind = iteration.median - exposed, "vote" if row["method"].startswith("vote-") else "rival"
+        rest = iteration.median - exposed
         axes.barh(place, rest, height=0.72, color=parts["compute"][0], edgecolor="white", linewidth=0.4)
-        axes.barh(place, exposed, left=rest, height=0.72, color=parts[kind][0])
+        if exposed:
+            axes.barh(place, exposed, left=rest, height=0.72, color=parts[_kind(row["method"])][0])
         axes.errorbar(iteration.median, place, xerr=_either_side(iteration), color="black", capsize=3, linewidth=1)
     for colour, label in parts.values():
         axes.barh(0, 0, color=colour, label=label)
@@ -285,7 +293,7 @@ def _figure(run: Run, height: float, counts: Sequence[int] = ()) -> Figure:
         f"{config['model']}, batch {config['batch_size']} a rank, {config['image_size']} x {config['image_size']}, "
         f"{config['schedule']}"
     )  # fmt: skip
-    ranks = f"{', '.join(map(str, counts or [machine['ranks']]))} ranks"
+    ranks = "1 rank" if machine["ranks"] == 1 else f"{', '.join(map(str, counts or [machine['ranks']]))} ranks"
     title = f"{what}: {ranks} on {machine['device']}, {machine['cores']} cores, {machine['nodes']} node(s)"
     figure = Figure((11, height), layout="constrained")
     if machine["ranks_per_core"] > 1:
@@ -299,7 +307,7 @@ def _name_rows(axes: Axes, methods: Sequence[str]) -> None:
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(len(methods) - 0.45, -0.55)
     for label, method in zip(axes.get_yticklabels(), methods, strict=True):
-        label.set_color(COOL[0] if method.startswith("vote-") else GREY if method == "none" else WARM[0])
+        label.set_color({"vote": COOL[0], "rival": WARM[0], "none": GREY}[_kind(method)])
     for part in axes.figure.axes:
         part.grid(axis="x", color="#e4e4e4")
         part.set_axisbelow(True)

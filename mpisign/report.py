@@ -38,7 +38,6 @@ def compare(old: records.Run, new: records.Run) -> table.Part:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return what is asked for; `files` are two where `compare` is true."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=__doc__.splitlines()[0],
@@ -66,7 +65,8 @@ def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
         description="Say what became faster, slower or indistinguishable from one record to another.",
         epilog=f"Exit code: 0 if nothing is slower, {SLOWER} if something is, 2 if the records can't be compared.",
     )
-    parser.add_argument("files", nargs=2, type=Path, metavar=("OLD", "NEW"), help="records that mpisign.bench left")
+    parser.add_argument("old", type=Path, metavar="OLD", help="a record that mpisign.bench left")
+    parser.add_argument("new", type=Path, metavar="NEW", help="another")
     parser.add_argument("--anyway", action="store_true", help="compare although the runs' facts differ")
     parser.add_argument("--format", choices=("table", "markdown"), default="table", help="(default: %(default)s)")
     return parser.parse_args(arguments)
@@ -79,7 +79,7 @@ def _compared(options: argparse.Namespace) -> int:
         ValueError: the records can't be compared.
 
     """
-    old, new = map(records.read, options.files)
+    old, new = records.read(options.old), records.read(options.new)
     found = records.differences(old, new)
     if found and not options.anyway:
         raise ValueError(f"the runs differ in {'; '.join(found)} (--anyway compares them all the same)")

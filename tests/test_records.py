@@ -174,30 +174,6 @@ def test_a_sweep_has_a_row_for_each_size():
     assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
 
 
-def test_report_redraws_and_compares(tmp_path, capsys):
-    old, new = kept(made_run(), tmp_path / "old"), kept(made_run(slow=1.5), tmp_path / "new")
-    assert report.main([str(old), "--format", "csv"]) == 0
-    assert capsys.readouterr().out.strip() == table.render(made_run(), "csv")
-    assert report.main(["--compare", str(old), str(new)]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
-    assert lines["vote-alltoall"].endswith("slower")
-    assert lines["gloo"].endswith("indistinguishable")
-    for path, slow in ((old, 1.0), (new, 3.0)):
-        kept(made_run(slow=slow, schedule="overlap"), path)
-    assert report.main(["--compare", str(old), str(new)]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
-    assert lines["vote-alltoall"].split()[1:3] == ["11.04", "13.05"]
-    assert lines["vote-alltoall"].endswith("slower")
-
-
-def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys):
-    old, new = kept(made_run(), tmp_path / "old"), kept(made_run(ranks=3), tmp_path / "new")
-    assert report.main(["--compare", str(old), str(new)]) == 2
-    assert "ranks: 2 and 3" in capsys.readouterr().err
-    assert report.main(["--compare", "--anyway", str(old), str(new)]) == 0
-    assert "WARNING: the runs differ in ranks: 2 and 3" in capsys.readouterr().out
-
-
 def test_a_machine_is_told_by_what_it_is():
     facts = records.machine()
     assert set(facts) == {"cpu", "cores", "system", "python", "torch", "numpy", "numba", "mpi4py", "mpisign", "commit"}
