@@ -71,21 +71,20 @@ def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     return {"breakdown": lambda: stacked(run), "distribution": lambda: distribution(run)}
 
 
-def pictures(draw: Callable[[], Figure]) -> dict[str, bytes]:
-    """Return what is drawn as ".svg" and ".png": the same figure, the same bytes."""
+def pictures(draw: Callable[[], Figure], suffixes: Iterable[str] = (".svg", ".png")) -> dict[str, bytes]:
+    """Return what is drawn, by suffix: the same figure, the same bytes."""
     import matplotlib
 
     drawn = {}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # not the user's own settings
         matplotlib.use("Agg")
-        matplotlib.rcParams.update({"svg.hashsalt": "mpisign", "text.parse_math": False})
+        matplotlib.rcParams["svg.hashsalt"] = "mpisign"
         figure = draw()
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            picture = io.BytesIO()
-            figure.savefig(picture, format=suffix[1:], metadata=metadata, dpi=120)
+        for suffix in suffixes:
+            picture, told = io.BytesIO(), {".svg": "Date", ".png": "Software"}[suffix]
+            figure.savefig(picture, format=suffix[1:], metadata={told: None}, dpi=120)
             drawn[suffix] = picture.getvalue()
-            figure.set_layout_engine("none")  # it is laid out by now
     return drawn
 
 
@@ -190,19 +189,20 @@ def _strips(axes: Axes, methods: Sequence[str], samples: dict[str, Any]) -> None
     style, spread = looks(methods), np.random.default_rng(0)
     crowd = sum(map(len, samples.values())) > MANY
     middles = {method: median_interval(1e3 * samples[method]) for method in methods if method in samples}
-    edge = FAR * max(middle.high for middle in middles.values())
+    edge = FAR * max((middle.high for middle in middles.values()), default=0.0)
     for method, middle in middles.items():
         place, values, colour = methods.index(method), 1e3 * samples[method], style[method]["color"]
         near, far = values[values <= edge], values[values > edge]
-        quartiles = np.quantile(values, (0.25, 0.5, 0.75))
-        axes.barh(place - 0.1, quartiles[2] - quartiles[0], left=quartiles[0], height=0.5, color=colour, alpha=0.18)
+        low, high = np.quantile(values, (0.25, 0.75))
+        axes.barh(place - 0.1, high - low, left=low, height=0.5, color=colour, alpha=0.18)
         heights = place - 0.1 + spread.uniform(-0.22, 0.22, len(near))
         axes.plot(near, heights, linestyle="", marker="o", markersize=3.4, alpha=0.7, markeredgewidth=0, color=colour,
                   rasterized=crowd)  # fmt: skip
         axes.errorbar(middle.median, place + 0.29, xerr=_either_side(middle), fmt="|", color="black", markersize=9,
                       markeredgewidth=1.6, elinewidth=1.2, capsize=2.5)  # fmt: skip
         if len(far):
-            told = f"{len(far)} of {far.min():.0f} to {far.max():.0f}" if len(far) > 1 else f"{far[0]:.0f}"
+            first, last = (table.milliseconds(value / 1e3) for value in (far.min(), far.max()))
+            told = first if len(far) == 1 else f"{len(far)} from {first} to {last}"
             axes.text(0.99, place + 0.29, f"{told} \N{BLACK RIGHT-POINTING TRIANGLE}", ha="right", va="center",
                       fontsize=8, color=colour, transform=axes.get_yaxis_transform())  # fmt: skip
     axes.plot([], [], "|-", color="black", markersize=9, label="median and its 95 % interval")
@@ -298,7 +298,7 @@ def _figure(run: Run, height: float, counts: Sequence[int] = ()) -> Figure:
     figure = Figure((11, height), layout="constrained")
     if machine["ranks_per_core"] > 1:
         title += f"\nWARNING: {table.CROWDED}"
-    figure.suptitle(title, fontsize=10.5)
+    figure.suptitle(title, fontsize=10.5, parse_math=False)
     return figure
 
 

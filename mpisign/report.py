@@ -131,6 +131,8 @@ def _refuse_charts(options: argparse.Namespace, runs: Sequence[records.Run]) -> 
         raise ValueError(reason)
     if reason := charts.misfit(runs):
         raise ValueError(f"these records cannot be drawn together: {reason}")
+    if options.html in options.files:
+        raise ValueError(f"--html: {options.html} is one of the records")
     for option, path in (("--figures", options.figures and options.figures / "x"), ("--html", options.html)):
         fault = path and records.unwritable(path)
         if fault:
@@ -140,12 +142,13 @@ def _refuse_charts(options: argparse.Namespace, runs: Sequence[records.Run]) -> 
 def _draw(options: argparse.Namespace, runs: Sequence[records.Run]) -> None:
     from . import charts, page
 
+    suffixes = (".svg", ".png") if options.figures else (".svg",)
     named = dict(zip((path.stem for path in options.files), runs, strict=True))
     drawn = {
-        name: {chart: charts.pictures(draw) for chart, draw in charts.drawings(run).items()}
+        name: {chart: charts.pictures(draw, suffixes) for chart, draw in charts.drawings(run).items()}
         for name, run in named.items()
     }
-    together = charts.pictures(lambda: charts.scaling(runs)) if len(runs) > 1 else {}
+    together = charts.pictures(lambda: charts.scaling(runs), suffixes) if len(runs) > 1 else {}
     if options.figures:
         pictures = {f"{name}-{chart}": both for name, charted in drawn.items() for chart, both in charted.items()}
         for name, both in (pictures | ({"scaling": together} if together else {})).items():

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from itertools import pairwise
-from pathlib import Path
 
 import browser
 import numpy as np
@@ -154,6 +153,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, ca
     assert "two of the records are called a" in refused(capsys, one, namesake, *out)
     assert "--figures" in refused(capsys, one, "--figures", one)
     assert "--html" in refused(capsys, one, "--html", tmp_path)
+    assert "is one of the records" in refused(capsys, one, "--html", one)
     assert "No such file" in refused(capsys, tmp_path / "none.jsonl", *out)
     assert "takes one record" in refused(capsys, one, other, "--format", "csv")
     for package in ("matplotlib", "jinja2"):
@@ -216,6 +216,17 @@ def test_every_sample_is_in_the_distribution(schedule):
         assert any(text.get_text().startswith("99") for text in axes.texts)
 
 
+@pytest.mark.parametrize("methods", [["none"], ["gloo"], ["none", "vote-alltoall"]])
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+@pytest.mark.parametrize("iterations", [1, 8])
+def test_few_methods_and_iterations_are_drawn_too(methods, schedule, iterations):
+    run = made_run(schedule=schedule, iterations=iterations)
+    run.head |= {"methods": methods, "baseline": "gloo" if "gloo" in methods else None}
+    run.samples = [line for line in run.samples if line.get("method", methods[0]) in methods]
+    for draw in charts.drawings(run).values():
+        assert [label.get_text() for label in draw().axes[0].get_yticklabels()] == methods
+
+
 def test_scaling_and_sizes_show_the_medians_and_their_intervals():
     runs = [made_run(ranks=ranks, slow=ranks) for ranks in (8, 2)]
     figure = charts.scaling(runs)
@@ -248,7 +259,7 @@ def test_votes_and_rivals_have_colours_of_their_own():
 
 def drawn_page(run, path):
     """The page of a run, on the disk."""
-    svgs = {chart: charts.pictures(draw)[".svg"] for chart, draw in charts.drawings(run).items()}
+    svgs = {chart: charts.pictures(draw, [".svg"])[".svg"] for chart, draw in charts.drawings(run).items()}
     path.write_text(page.render({HOSTILE: run}, {HOSTILE: svgs}, None))
     return path
 
@@ -266,21 +277,21 @@ def window():
         pytest.skip(f"no headless browser: {reason}")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile"])
-def test_a_browser_shows_the_page(window, tmp_path, name, width):
+def test_a_browser_shows_the_page(window, tmp_path, name):
     run = redrawn(made_run(), model=HOSTILE, device=HOSTILE) if name == "hostile" else records.read(newest(name))
-    seen = browser.look(tmp_path, drawn_page(run, tmp_path / "page.html"), width)
-    assert seen["complaints"] == []
-    assert seen["fetched"] == []
-    assert seen["active"] == 0
-    assert seen["width"] == width  # what is wider scrolls in a frame of its own
+    opened = drawn_page(run, tmp_path / "page.html")
+    for width in (1280, 390):
+        seen = browser.look(tmp_path, opened, width)
+        assert seen["complaints"] == seen["fetched"] == []
+        assert seen["active"] == 0
+        assert seen["width"] == width  # what is wider scrolls in a frame of its own
+        assert len(seen["charts"]) == len(charts.drawings(run))
+        assert all(breadth > 300 and height > 150 for breadth, height in seen["charts"])
+        assert min(seen["shapes"]) > 100
     expected = [[part.headers, *part.cells] for part in table.parts(run)]
     assert [[[cell.replace("\n", " ") for cell in row] for row in cells] for cells in seen["tables"]][:-3] == expected
     assert {row[0]: row[1] for row in seen["tables"][-2]}["device"] == run.head["machine"]["device"]
-    assert len(seen["charts"]) == len(charts.drawings(run))
-    assert all(breadth > 300 and height > 150 for breadth, height in seen["charts"])
-    assert min(seen["shapes"]) > 100
     assert all(note.removeprefix(page.WARNING) in seen["text"] for note in table.notes(run))
     assert table.title(run) in seen["text"]
     assert table.answer_line(run) in seen["text"]
@@ -308,9 +319,3 @@ def test_a_page_that_fetches_or_runs_something_is_found_out(window, tmp_path):
 def test_without_a_browser_the_reason_is_told(monkeypatch):
     monkeypatch.setattr(browser.shutil, "which", lambda name: None)
     assert "chromium-headless-shell" in browser.lacking()
-
-
-def test_the_readmes_charts_are_there():
-    for name in ("breakdown", "distribution"):
-        figure = Path(newest("resnet50-16-ranks")).with_suffix("")
-        assert figure.with_name(f"{figure.name}-{name}.svg").exists()
