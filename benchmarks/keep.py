@@ -2,13 +2,12 @@
 
 import argparse
 import importlib.util
-import io
 import json
 import os
 import tempfile
 from pathlib import Path
 
-from mpisign import records
+from mpisign import charts, records
 
 
 def keep_and_show(name, description, measure, show, draw=None):
@@ -49,18 +48,7 @@ def keep_and_show(name, description, measure, show, draw=None):
 
 def write_figure(path, draw, lines):
     """Write what `draw` makes of the lines as SVG to `path` and as PNG beside it: the same lines, the same bytes."""
-    import matplotlib
-
-    drawn = {}
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not the user's own settings
-        matplotlib.use("Agg")
-        matplotlib.rcParams["svg.hashsalt"] = "mpisign"
-        figure = draw(lines)
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            picture = io.BytesIO()
-            figure.savefig(picture, format=suffix[1:], metadata=metadata, dpi=120)
-            drawn[path.with_suffix(suffix)] = picture.getvalue()
+    drawn = {path.with_suffix(suffix): picture for suffix, picture in charts.pictures(lambda: draw(lines)).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         for target, picture in drawn.items():

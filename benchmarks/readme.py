@@ -1,10 +1,16 @@
-"""What the READMEs show, drawn from the newest records in results/; cog runs it (`make readme`)."""
+"""What the READMEs show, drawn from the newest records in results/; cog runs it (`make readme`).
+
+python benchmarks/readme.py draws the charts that are among it.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+CHARTED = ("resnet50-16-ranks",)
+CHARTS = {"breakdown": "Where an iteration's time goes, method by method",
+          "distribution": "Every sample of each method, with medians and intervals"}  # fmt: skip
 
 
 def newest(name: str) -> Path:
@@ -27,6 +33,25 @@ def show(name: str, *command: str) -> None:
 def report(name: str) -> None:
     """Print the tables of a run of the bench."""
     show(name, "-m", "mpisign.report", "--format", "markdown")
+
+
+def charts(name: str) -> None:
+    """Print the charts of a run of the bench, which `draw` left beside its record."""
+    record = newest(name)
+    for chart, says in CHARTS.items():
+        figure = record.with_name(f"{record.stem}-{chart}.svg")
+        if not (ROOT / figure).exists():
+            raise SystemExit(f"{figure} is not there: python benchmarks/readme.py draws it")
+        print(f"\n![{says}]({figure})")
+    print()
+
+
+def draw() -> None:
+    """Draw the charts that the READMEs show, beside their records."""
+    for name in CHARTED:
+        record = newest(name)
+        command = [sys.executable, "-m", "mpisign.report", str(record), "--figures", str(record.parent)]
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
 
 def benchmark(name: str) -> None:
@@ -53,3 +78,7 @@ def records() -> None:
         said = table.title(records.read(path)) if '"type": "run"' in first else "a file of benchmarks/"
         print(f"- [`{path.parent.name}/{path.name}`]({path.parent.name}/{path.name}): {said}")
     print()
+
+
+if __name__ == "__main__":
+    draw()
