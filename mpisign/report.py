@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import records, rows, statistics, table
+from . import projection, records, rows, statistics, table
 
 
 def compare(old: records.Run, new: records.Run, style: str) -> str:
@@ -46,6 +46,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--anyway", action="store_true", help="compare although the runs' facts differ")
     parser.add_argument("--format", choices=table.FORMATS, default="table", help="(default: %(default)s)")
     parser.add_argument("--per-iteration", action="store_true", help="print each iteration too")
+    projection.add_options(parser)
     options = parser.parse_args(arguments)
     if options.compare and len(options.files) != 2:
         parser.error(f"--compare takes two records, got {len(options.files)}")
@@ -59,6 +60,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parse(arguments)
+    if options.project:
+        return projection.main(options)
     try:
         runs = [records.read(path) for path in options.files]
     except (OSError, ValueError) as error:

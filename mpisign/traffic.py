@@ -57,15 +57,14 @@ def _ballots(tie: str) -> int:
     return 2 if tie == "zero" else 1
 
 
-def _gather(m: int, P: int) -> Traffic:
-    """Book a gather of m bytes from each rank to rank 0."""
-    root = np.arange(P) == 0
-    return _both(np.where(root, 0, m), np.where(root, (P - 1) * m, 0), P)
+def _gather(m: int, roots: NDArray[np.bool_], ranks: NDArray[np.int64] | int) -> Traffic:
+    """Book gathers of m bytes from each of so many ranks to their root."""
+    return _both(np.where(roots, 0, m), np.where(roots, (ranks - 1) * m, 0), len(roots))
 
 
-def _broadcast(m: int, P: int) -> Traffic:
-    """Book a broadcast of m bytes from rank 0."""
-    return _gather(m, P)[:, ::-1]
+def _broadcast(m: int, roots: NDArray[np.bool_], ranks: NDArray[np.int64] | int) -> Traffic:
+    """Book broadcasts of m bytes from each root to its ranks."""
+    return _gather(m, roots, ranks)[:, ::-1]
 
 
 def _allgather_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
@@ -75,7 +74,8 @@ def _allgather_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
 
 def _server_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
     P = len(nodes)
-    return [_gather(W * WORD, P), _broadcast(_ballots(tie) * W * WORD, P)]
+    root = np.arange(P) == 0
+    return [_gather(W * WORD, root, P), _broadcast(_ballots(tie) * W * WORD, root, P)]
 
 
 def _alltoall_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
@@ -93,15 +93,12 @@ def _reduce_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
 
 
 def _hierarchical_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
-    of, P = np.asarray(nodes), len(nodes)
-    inward, among, outward = (np.zeros((P, 2), np.int64) for _ in range(3))
-    leaders = all_reduce(_counter_bytes(W, P), len(set(nodes)))
-    for node, led in zip(sorted(set(nodes)), leaders, strict=True):
-        ranks = np.flatnonzero(of == node)
-        inward[ranks] = _gather(W * WORD, len(ranks))
-        among[ranks[0]] = led
-        outward[ranks] = _broadcast(_ballots(tie) * W * WORD, len(ranks))
-    return [inward, among, outward]
+    P = len(nodes)
+    found, first, of, ranks = np.unique(np.asarray(nodes), return_index=True, return_inverse=True, return_counts=True)
+    leads, among = np.isin(np.arange(P), first), np.zeros((P, 2), np.int64)
+    among[first] = all_reduce(_counter_bytes(W, P), len(found))
+    inward = _gather(W * WORD, leads, ranks[of])
+    return [inward, among, _broadcast(_ballots(tie) * W * WORD, leads, ranks[of])]
 
 
 # What one vote of each exchange moves, phase after phase: W words, the tie rule, each rank's node number -> traffic.
@@ -116,7 +113,8 @@ PHASES: dict[str, Callable[[int, str, Sequence[int]], list[Traffic]]] = {
 
 def vote(exchange: str, W: int, tie: str, nodes: Sequence[int]) -> Traffic:
     """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
-    return np.sum(PHASES[exchange](W, tie, nodes), axis=0)
+    total: Traffic = np.sum(PHASES[exchange](W, tie, nodes), axis=0)
+    return total
 
 
 def in_turn(phases: Iterable[Traffic]) -> int:
