@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,15 @@ def experiment(name: str) -> None:
     figure = newest(name).with_suffix(".svg")
     print(f"\n![{name}]({figure})\n\n<details><summary>What it says: the table, and its reading</summary>")
     benchmark(name)
+    print("</details>\n")
+
+
+def projection(name: str, *options: str) -> None:
+    """Print the projection from a sweep; its figure was drawn beside it (`report SWEEP.jsonl --project SWEEP`)."""
+    figure = newest(name).with_suffix(".svg")
+    print(f"\n![projection]({figure})\n\n<details><summary>The fit, its error, and the break-even bandwidths</summary>")
+    with tempfile.TemporaryDirectory() as folder:
+        show(name, "-m", "mpisign.report", "--format", "markdown", *options, "--project", f"{folder}/drawn")
     print("</details>\n")
 
 

@@ -184,7 +184,7 @@ def points(run: Run) -> list[Point]:
         raise ValueError(f"has no method that the model knows ({', '.join(METHODS)})")
     found = []
     for size, exchanged in grouped(run.exchange, "bytes").items():
-        samples, lines = comm_samples(run, size), grouped(exchanged, "method")
+        samples, lines = comm_samples(Run(run.head, exchanged), size), grouped(exchanged, "method")
         for method in names:
             taken = terms(method, facts["ranks"], size // 4, facts["nodes"], config["tie"])
             coding, vote = (_median(lines[method], spans) for spans in (("pack", "unpack"), ("vote",)))
