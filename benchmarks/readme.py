@@ -43,12 +43,13 @@ def experiment(name: str) -> None:
     print("</details>\n")
 
 
-def projection(name: str, *options: str) -> None:
-    """Print the projection from a sweep; its figure was drawn beside it (`report SWEEP.jsonl --project SWEEP`)."""
-    figure = newest(name).with_suffix(".svg")
+def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:
+    """Print the projection from a sweep and others; its figure lies beside it (`--project` its name without .jsonl)."""
+    figure, others = newest(name).with_suffix(".svg"), [str(newest(other)) for other in beside]
     print(f"\n![projection]({figure})\n\n<details><summary>The fit, its error, and the break-even bandwidths</summary>")
     with tempfile.TemporaryDirectory() as folder:
-        show(name, "-m", "mpisign.report", "--format", "markdown", *options, "--project", f"{folder}/drawn")
+        drawn = "--project", f"{folder}/drawn"
+        show(name, "-m", "mpisign.report", "--format", "markdown", *options, *drawn, *others)
     print("</details>\n")
 
 

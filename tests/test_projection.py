@@ -54,6 +54,7 @@ def test_it_draws_the_same_to_the_byte_and_prints_the_break_even_bandwidths(fold
     )
     assert float(table["64"][1]) == pytest.approx(cost.break_even([vote], [rival]) / GBIT, rel=0.01)
     assert float(table["64"][3]) == pytest.approx(cost.break_even([vote], [rival], 0.2) / GBIT, rel=0.01)
+    assert [float(cell) for cell in table["vote-alltoall"][:5]] == [20, 10, 0.5, 3, 40]  # KNOWN, in the table's units
     assert table["vote-alltoall"][-1].strip() == "0 %, at worst 0 %"
 
 
