@@ -61,7 +61,7 @@ class Projection:
     ranks: int
     bandwidth: float  # Gbit/s
     latency: float | None  # seconds; None: as fitted
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
     def curve(self, method: str, P: int) -> Curve:
         """Return a method's exchange among P hosts."""
@@ -70,10 +70,6 @@ class Projection:
     def hidden(self, schedule: str) -> float:
         """Return the seconds of an exchange that backward can hide."""
         return self.model.backward_s if schedule == "overlapped" else 0.0
-
-    def iteration(self, method: str, P: int, bandwidth: float, schedule: str) -> float:
-        """Return the seconds of an iteration; bandwidth in Gbit/s."""
-        return self.model.compute_s + self.curve(method, P).seconds(bandwidth * GBIT, self.hidden(schedule))
 
     def votes(self) -> list[str]:
         """Return the votes that were fitted."""
