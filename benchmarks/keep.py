@@ -3,8 +3,6 @@
 import argparse
 import importlib.util
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from mpisign import charts, records
@@ -43,15 +41,4 @@ def keep_and_show(name, description, measure, show, draw=None):
         if lines:
             show(lines, "simple")
     if lines and figure:
-        write_figure(figure, draw, lines)
-
-
-def write_figure(path, draw, lines):
-    """Write what `draw` makes of the lines as SVG to `path` and as PNG beside it: the same lines, the same bytes."""
-    drawn = {path.with_suffix(suffix): picture for suffix, picture in charts.pictures(lambda: draw(lines)).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        for target, picture in drawn.items():
-            (Path(folder) / target.name).write_bytes(picture)
-        for target in drawn:
-            os.replace(Path(folder) / target.name, target)
+        charts.write(figure.with_suffix(""), lambda: draw(lines))

@@ -5,6 +5,7 @@ python benchmarks/readme.py draws the charts that are among it.
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +65,16 @@ def experiment(name: str) -> None:
     figure = newest(name).with_suffix(".svg")
     print(f"\n![{name}]({figure})\n\n<details><summary>What it says: the table, and its reading</summary>")
     benchmark(name)
+    print("</details>\n")
+
+
+def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:
+    """Print the projection from a sweep and others; its figure lies beside it (`--project` its name without .jsonl)."""
+    figure, others = newest(name).with_suffix(".svg"), [str(newest(other)) for other in beside]
+    print(f"\n![projection]({figure})\n\n<details><summary>The fit, its error, and the break-even bandwidths</summary>")
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = "--project", f"{folder}/drawn"
+        show(name, "-m", "mpisign.report", "--format", "markdown", *options, *drawn, *others)
     print("</details>\n")
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +89,18 @@ def pictures(draw: Callable[[], Figure], suffixes: Iterable[str] = (".svg", ".pn
             figure.savefig(picture, format=suffix[1:], metadata={told: None}, dpi=120)
             drawn[suffix] = picture.getvalue()
     return drawn
+
+
+def write(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
+    """Write what is drawn to `stem`.svg and .png, both or none; return their paths."""
+    drawn = {Path(f"{stem}{suffix}"): picture for suffix, picture in pictures(draw).items()}
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{stem.name}.", dir=stem.parent) as folder:
+        for path, picture in drawn.items():
+            (Path(folder) / path.name).write_bytes(picture)
+        for path in drawn:
+            os.replace(Path(folder) / path.name, path)
+    return list(drawn)
 
 
 def _kind(method: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import records, rows, statistics, table
+from . import projection, records, rows, statistics, table
 
 PROGRAM = "mpisign.report"
 SLOWER = 3  # the exit code of `compare` where something is
@@ -53,6 +53,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "records, alike in all but the number of ranks, scaling.svg too",
     )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write tables, charts and facts as one page")
+    projection.add_options(parser)
     options = parser.parse_args(arguments)
     if len(options.files) > 1 and options.format in ("csv", "json"):
         parser.error(f"--format {options.format} takes one record")
@@ -166,7 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return _compared(_parse_compare(given[1:])) if given[:1] == ["compare"] else _reported(_parse(given))
+        if given[:1] == ["compare"]:
+            return _compared(_parse_compare(given[1:]))
+        options = _parse(given)
+        return projection.main(options) if options.project else _reported(options)
     except (OSError, ValueError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
