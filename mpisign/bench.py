@@ -67,6 +67,7 @@ class Config:
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=table.FORMATS)
     per_iteration: bool = option(False, "print each iteration too")
+    trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(
         (),
         "no model: sweep vectors of these sizes (bytes of fp32), such as 1K:256M, or 1K:256M:2 to double",
@@ -165,7 +166,7 @@ def _ready(comm: MPI.Comm, setting: Setting) -> Iterator[Contest]:
     with process_group(comm, setting.place.backend, setting.place.one_node):
         compile_kernels()
         contest = Contest(comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
-                          adversary=setting.adversary, device=setting.place.device)  # fmt: skip
+                          adversary=setting.adversary, device=setting.place.device, traced=config.trace)  # fmt: skip
         yield contest
         contest.close()
 
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         began, run = time.monotonic(), new_run(setting)
         with _ready(comm, setting) as contest:
-            recorder = measure.Recorder(comm, run, setting.place.nodes)
+            recorder = measure.Recorder(comm, run, setting.place.nodes, config.trace)
             recorder.wrong = contest.probe(device)
             if setting.batches is None:
                 measure.measure_sizes(run, comm, contest, recorder, device)
@@ -213,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         run.end |= {"type": "end", "wrong": recorder.wrong, "wall_s": time.monotonic() - began,
                     "peak_bytes": comm.allgather(peak)}  # fmt: skip
+        if config.trace:
+            run.end["clock_error_s"] = recorder.clock_error
         code = finish(run, setting, config) if comm.rank == 0 else 0
         return int(comm.bcast(code))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import records, rows, statistics, table
+from . import records, rows, statistics, table, trace
 
 
 def compare(old: records.Run, new: records.Run, style: str) -> str:
@@ -46,7 +46,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--anyway", action="store_true", help="compare although the runs' facts differ")
     parser.add_argument("--format", choices=table.FORMATS, default="table", help="(default: %(default)s)")
     parser.add_argument("--per-iteration", action="store_true", help="print each iteration too")
+    parser.add_argument("--trace", type=Path, metavar="OUT", help="write the time line of one record for Perfetto")
     options = parser.parse_args(arguments)
+    if options.trace and len(options.files) != 1:
+        parser.error(f"--trace takes one record, got {len(options.files)}")
     if options.compare and len(options.files) != 2:
         parser.error(f"--compare takes two records, got {len(options.files)}")
     if len(options.files) > 1 and not options.compare and options.format in ("csv", "json"):
@@ -61,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         runs = [records.read(path) for path in options.files]
+        if options.trace:
+            trace.export(runs[0], options.trace)
+            print(f"mpisign.report: {options.trace} opens in https://ui.perfetto.dev", file=sys.stderr)
+            return 0
     except (OSError, ValueError) as error:
         print(f"mpisign.report: error: {error}", file=sys.stderr)
         return 2
