@@ -206,11 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _ready(comm, setting) as contest:
             recorder = measure.Recorder(comm, run, setting.place.nodes, config.trace)
             recorder.wrong = contest.probe(device)
+            trial = None
             if setting.batches is None:
                 measure.measure_sizes(run, comm, contest, recorder, device)
             else:
                 trial = measure.Trial(run.head["config"], device, setting.batches, contest)
                 measure.measure_model(run, comm, contest, recorder, trial)
+            run.end["measuring"] = measure.cost(comm, contest, trial)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         run.end |= {"type": "end", "wrong": recorder.wrong, "wall_s": time.monotonic() - began,
                     "peak_bytes": comm.allgather(peak)}  # fmt: skip

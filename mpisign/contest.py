@@ -92,8 +92,8 @@ class Contest:
     """The methods of a run, ready to exchange. Collective, as all it does.
 
     `adversary` is what this rank sends instead of its votes and gradients, None if it is honest. Gradients lie on
-    `device`. If `traced`, the spans have a time line. `costs` has the seconds of each "check" of a whole result, of
-    each "check of pieces", and what an overlapped iteration takes for "keeping pieces", on this rank.
+    `device`. If `traced`, the spans have a time line. `costs` has this rank's seconds: of each "check" of a method's
+    results, and in overlapped iterations of each "check_pieces", and of "keep_pieces" during the iteration.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Contest:
         finally:
             self.turn = None
             self._set_schedule(method, "serial")
-        self.costs["keeping pieces"].append(self._keeping)
+        self.costs["keep_pieces"].append(self._keeping)
         if self._exchanging:  # buckets may be under way side by side, which one row of a time line cannot show
             began = min(self._exchanging)
             self.spans.mark("exchange", method, began, max(self._exchanging) - began)
@@ -197,7 +197,7 @@ class Contest:
 
     def wrong_overlapped(self, method: str) -> int:
         """Count the wrong coordinates, on all ranks, of what was kept of the last overlapped iteration. Collective."""
-        with self._costing("check of pieces"):
+        with self._costing("check_pieces"):
             return self._wrong_pieces(method)
 
     @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .data import Batch
 
 BLOCK = 2  # overlapped iterations that a method has in a row
+TIMES = 25  # that a part of measuring is done to see what it costs
 
 
 class Recorder:
@@ -175,6 +176,40 @@ def _timed(comm: MPI.Comm, trial: Trial) -> float:
     trial.backward()
     trial.step()
     return time.perf_counter() - began
+
+
+def cost(comm: MPI.Comm, game: Contest, trial: Trial | None) -> dict[str, Any]:
+    """Return what measuring itself costs, the slowest rank's, when all samples are taken. Collective.
+
+    `span_s` is a span's seconds, `spans_per_iteration` how many the busiest iteration had, `barrier_s` a barrier's
+    seconds, `check_s` those of the check of a method's result. In overlapped iterations that check
+    is `check_pieces_s`, and `keep_pieces_s` is what keeping the pieces takes, which is within the sample. Medians.
+    """
+    mpi.gather_quietly(comm)
+    mine = {
+        "span_s": _median_seconds(lambda: _hundred_spans(game.spans.traced)) / 100,
+        "barrier_s": _median_seconds(comm.Barrier),
+        "spans_per_iteration": game.spans.most + (trial.spans.most if trial else 0),
+        **{f"{name}_s": statistics.median(seconds) for name, seconds in game.costs.items()},
+    }
+    told = comm.allgather(mine)
+    return {name: max(other[name] for other in told) for name in mine}
+
+
+def _median_seconds(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _hundred_spans(traced: bool) -> None:
+    spans = Spans(traced)
+    for _ in range(100):
+        with spans("pack"):
+            pass
 
 
 def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, device: torch.device) -> None:

@@ -241,3 +241,17 @@ def _unnamed(line: dict[str, Any]) -> float:
 def _mean_over_ranks(lines: Iterable[dict[str, Any]], seconds: Callable[[dict[str, Any]], float]) -> float:
     means = [np.mean([seconds(line) for line in group]) for group in grouped(lines, "iteration").values()]
     return float(np.median(means)) if means else 0.0
+
+
+def share_of_spans(run: Run) -> float:
+    """Return what share of the shortest iteration of a vote (of any method, without one) its spans take themselves."""
+    if run.overlapped:
+        iterations = overlapped_samples(run)
+    else:
+        compute = _slowest(run.compute, compute_seconds) if run.compute else np.zeros(1)
+        size = min(run.head["config"]["sizes"], default=None)
+        iterations = {method: compute + samples for method, samples in comm_samples(run, size).items()}
+    votes = [samples for method, samples in iterations.items() if method.startswith("vote-")]
+    shortest = min(float(np.median(samples)) for samples in votes or iterations.values())
+    measuring = run.end["measuring"]
+    return float(measuring["spans_per_iteration"] * measuring["span_s"] / shortest)

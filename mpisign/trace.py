@@ -35,22 +35,29 @@ def export(run: records.Run, path: Path) -> None:
 
 
 def _names(run: records.Run) -> Iterator[dict[str, Any]]:
-    for rank in sorted({line["rank"] for line in run.spans}):
-        yield _metadata("process_name", rank, 0, f"rank {rank}")
-        yield _metadata("process_sort_index", rank, 0, rank)
-    for rank, row in sorted({(line["rank"], THREADS.index(line["thread"])) for line in run.spans}):
-        yield _metadata("thread_name", rank, row, THREADS[row])
-        yield _metadata("thread_sort_index", rank, row, row)
+    for rank, thread in sorted({(line["rank"], line["thread"]) for line in run.spans}):
+        where = _row(run, rank, thread)
+        for kind, key, value in (
+            ("process_name", "name", f"rank {rank}"),
+            ("process_sort_index", "sort_index", rank),
+            ("thread_name", "name", thread),
+            ("thread_sort_index", "sort_index", THREADS.index(thread)),
+        ):
+            yield {"ph": "M", "name": kind, **where, "args": {key: value}}
 
 
-def _metadata(kind: str, rank: int, row: int, value: Any) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, "pid": rank, "tid": row, "args": {kind.split("_", 1)[1]: value}}
+def _row(run: records.Run, rank: int, thread: str) -> dict[str, int]:
+    """Name a row by numbers: as in an operating system, no two threads of a trace may have the same.
+
+    Perfetto also takes a thread with the number of a process for its main one, and thread 0 for an idle one.
+    """
+    return {"pid": rank, "tid": int(run.head["machine"]["ranks"]) * (1 + THREADS.index(thread)) + rank}
 
 
 def _events(run: records.Run) -> list[dict[str, Any]]:
     found = [
         {
-            "ph": "X", "name": name, "cat": line["of"], "pid": line["rank"], "tid": THREADS.index(line["thread"]),
+            "ph": "X", "name": name, "cat": line["of"], **_row(run, line["rank"], line["thread"]),
             "ts": round(1e6 * began, 3), "dur": round(1e6 * seconds, 3),
             "args": {fact: line[fact] for fact in ("method", "iteration", "bytes") if fact in line},
         }
