@@ -275,8 +275,8 @@ def _measuring(run: Run) -> str:
     if "keep_pieces_s" not in cost:
         return text
     return (
-        f"{text}, {milliseconds(cost['check_pieces_s'])} ms an overlapped iteration; within those, for every method "
-        f"alike: keeping the pieces to check, {milliseconds(cost['keep_pieces_s'])} ms"
+        f"{text}, {milliseconds(cost['check_pieces_s'])} ms an overlapped iteration; within these, for every method: "
+        f"keeping the pieces to check, {milliseconds(cost['keep_pieces_s'])} ms"
     )
 
 
