@@ -75,6 +75,7 @@ class Config:
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=table.FORMATS)
     per_iteration: bool = option(False, "print each iteration too")
+    trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(
         (),
         "no model: sweep vectors of these sizes (bytes of fp32), such as 1K:256M, or 1K:256M:2 to double",
@@ -175,6 +176,7 @@ def _ready(comm: MPI.Comm, setting: Setting) -> Iterator[Contest]:
         contest = Contest(
             comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
             adversary=setting.adversary, takes_device_memory=setting.place.takes_device_memory,
+            traced=config.trace,
         )  # fmt: skip
         yield contest
         contest.close()
@@ -213,16 +215,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         began, run = time.monotonic(), new_run(setting)
         with place.telling_of_memory(), _ready(comm, setting) as contest:
-            recorder = measure.Recorder(comm, run, setting.place.nodes)
+            recorder = measure.Recorder(comm, run, setting.place.nodes, config.trace)
             recorder.wrong = contest.probe(device)
+            trial = None
             if setting.batches is None:
                 measure.measure_sizes(run, comm, contest, recorder, device)
             else:
                 trial = measure.Trial(run.head["config"], device, setting.batches, contest)
                 measure.measure_model(run, comm, contest, recorder, trial)
+            run.end["measuring"] = measure.cost(comm, contest, trial)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         run.end |= {"type": "end", "wrong": recorder.wrong, "wall_s": time.monotonic() - began,
                     "peak_bytes": comm.allgather(peak)}  # fmt: skip
+        if config.trace:
+            run.end["clock_error_s"] = recorder.clock_error
         code = finish(run, setting, config) if comm.rank == 0 else 0
         return int(comm.bcast(code))
 

@@ -8,6 +8,7 @@ it exchanges bucket by bucket.
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,15 +90,18 @@ class Contest:
     """The methods of a run, ready to exchange. Collective, as all it does.
 
     `adversary` is what this rank sends instead of its votes and gradients, None if it is honest.
-    `takes_device_memory`: MPI does.
+    `takes_device_memory`: MPI does. If `traced`, the spans have a time line. `costs` has this rank's seconds: of each
+    "check" of a method's results, and in overlapped iterations of each "check_pieces", and of "keep_pieces" during the
+    iteration.
     """
 
     def __init__(
         self, comm: "MPI.Comm", methods: tuple[str, ...], *, momentum: float, tie: str, seed: int,
-        adversary: str | None = None, takes_device_memory: bool = False,
+        adversary: str | None = None, takes_device_memory: bool = False, traced: bool = False,
     ) -> None:  # fmt: skip
         self.comm, self.methods, self.tie, self.seed = comm, methods, tie, seed
-        self.spans = Spans()
+        self.spans = Spans(traced)
+        self.costs: dict[str, list[float]] = defaultdict(list)
         self.order = np.random.default_rng(seed)  # the same on all ranks
         self.voters: dict[str, VoteState] = {}
         self.hooks: dict[str, tuple[Hook, Any]] = {}
@@ -105,6 +109,8 @@ class Contest:
         self.iteration = 0
         self.held: list[HeldBucket] = []
         self._kept: list[Kept] = []
+        self._keeping = 0.0  # seconds, of this iteration
+        self._exchanging: list[float] = []  # when a baseline began and ended with each bucket, if traced
         self._traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)  # of the dense methods
         self._resources = contextlib.ExitStack()
         for method in methods:
@@ -139,8 +145,19 @@ class Contest:
         hook, state = self.hooks[self.turn]
         if self.turn not in self.voters:
             betray(self._traitor, bucket.tensor, bucket.number, self.iteration)
+        began = time.perf_counter()
         self._keep(bucket)  # of `none` too, that all pay alike
-        return hook(state, bucket)
+        ended = time.perf_counter()
+        self._keeping += ended - began
+        if not self.spans.traced or self.turn in self.voters:
+            return hook(state, bucket)
+        self._exchanging.append(ended)
+        return hook(state, bucket).then(self._exchanged)
+
+    def _exchanged(self, future: torch.futures.Future[Tensor]) -> Tensor:
+        """Note when a baseline is done with a bucket; with NCCL, when it has handed the bucket to the device."""
+        self._exchanging.append(time.perf_counter())
+        return future.value()
 
     def _keep(self, bucket: HeldBucket) -> None:
         """Keep SAMPLE words of what goes in, drawn anew for each bucket and iteration, the same on all ranks."""
@@ -157,6 +174,7 @@ class Contest:
     def overlapping(self, method: str, iteration: int) -> Iterator[None]:
         """Let `play` exchange by this method, during backward."""
         self.turn, self.iteration, self._kept = method, iteration, []
+        self._keeping, self._exchanging = 0.0, []
         self._set_schedule(method, "overlap")
         if method in self.voters:
             self.voters[method].steps = iteration
@@ -165,6 +183,10 @@ class Contest:
         finally:
             self.turn = None
             self._set_schedule(method, "serial")
+        self.costs["keep_pieces"].append(self._keeping)
+        if self._exchanging:  # buckets may be under way side by side, which one row of a time line cannot show
+            began = min(self._exchanging)
+            self.spans.mark("exchange", method, began, max(self._exchanging) - began)
 
     def _set_schedule(self, method: str, schedule: str) -> None:
         _, state = self.hooks[method]
@@ -175,6 +197,16 @@ class Contest:
 
     def wrong_overlapped(self, method: str) -> int:
         """Count the wrong coordinates, on all ranks, of what was kept of the last overlapped iteration. Collective."""
+        with self._costing("check_pieces"):
+            return self._wrong_pieces(method)
+
+    @contextlib.contextmanager
+    def _costing(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.costs[name].append(time.perf_counter() - began)
+
+    def _wrong_pieces(self, method: str) -> int:
         wrong = 0
         for bucket, first, gradient, momentum in self._kept:
             result = bucket.tensor[first * bits.BITS :][: len(gradient)].cpu().numpy()
@@ -193,7 +225,7 @@ class Contest:
     def round(self, iteration: int, held: list[HeldBucket]) -> Iterator[dict[str, Any]]:
         """Let each method exchange a copy of the gradient; yield this rank's sample for each, in the order of play.
 
-        A sample is method, seconds, wrong (of all ranks) and the seconds of each span.
+        A sample is method, seconds, wrong (of all ranks), the events of the time line and the seconds of each span.
         """
         self._remember_momentum(held)
         truth = _Truth(self, iteration, held)
@@ -205,8 +237,10 @@ class Contest:
                 mpi.gather_quietly(self.comm)
                 self.comm.Barrier()
             seconds = self._play(method, iteration, work)
-            spans = self.spans.take()
-            yield {"method": method, "seconds": seconds, "wrong": truth.wrong(method, work), **spans}
+            spans, events = self.spans.take(), self.spans.take_events()
+            with self._costing("check"):
+                wrong = truth.wrong(method, work)
+            yield {"method": method, "seconds": seconds, "wrong": wrong, "events": events, **spans}
 
     def shuffled(self) -> list[str]:
         """Return the methods in a new random order, the same on all ranks."""
@@ -227,6 +261,7 @@ class Contest:
                 work = HeldBucket(0, vector.clone(), [vector], True)
                 self._play(method, 0, [work])
                 wrong += int(torch.count_nonzero((work.tensor - 1).abs() > 4 * roundoff))
+        self.spans.take_events()
         return int(self.comm.allreduce(wrong))
 
     def apply(self, iteration: int, held: list[HeldBucket]) -> None:
@@ -240,6 +275,7 @@ class Contest:
         self.lie(chosen, iteration, held)
         self._play(chosen, iteration, held)
         self.spans.take()
+        self.spans.take_events()
         mpi.gather_quietly(self.comm)
 
     def lie(self, method: str, iteration: int, buckets: list[HeldBucket]) -> None:
@@ -284,7 +320,9 @@ class Contest:
         for future in [hook(state, bucket) for bucket in buckets]:
             future.wait()
         synchronize(buckets[0].tensor.device)
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.spans.mark("training", method, began, seconds)
+        return seconds
 
 
 def _copy_to(target: Tensor | None, source: Tensor) -> Tensor:

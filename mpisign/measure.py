@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from . import check, contest, device, models, mpi, rows
 from .contest import Contest, HeldBucket, synchronize
 from .records import Run
-from .spans import Spans
+from .spans import Event, Spans
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -21,22 +22,41 @@ if TYPE_CHECKING:
     from .data import Batch
 
 BLOCK = 2  # overlapped iterations that a method has in a row
+TIMES = 25  # that a part of measuring is done to see what it costs
 
 
 class Recorder:
-    """Gathers each rank's samples on rank 0. Collective."""
+    """Gathers each rank's samples on rank 0, and if `traced` the time line that they bring. Collective."""
 
-    def __init__(self, comm: MPI.Comm, run: Run, nodes: list[int]) -> None:
-        self.comm, self.run, self.nodes = comm, run, nodes
+    def __init__(self, comm: MPI.Comm, run: Run, nodes: list[int], traced: bool = False) -> None:
+        self.comm, self.run, self.nodes, self.traced = comm, run, nodes, traced
         self.wrong = 0
+        self.clock_error = 0.0  # the most that ranks' time lines may be off rank 0's, seconds
+        self._zero = comm.bcast(time.perf_counter())  # of the time line, by rank 0's clock
 
     def keep(self, kind: str, iteration: int, samples: list[dict[str, Any]]) -> None:
         """Keep samples as lines of that type; those of the warm-up (iterations below 0) only count what is wrong."""
         self.wrong += sum(sample.get("wrong", 0) for sample in samples)
+        events = [sample.pop("events") for sample in samples]
         if iteration >= 0:
             about = {"type": kind, "iteration": iteration}
-            for rank, part in enumerate(self.comm.gather([about | sample for sample in samples]) or []):
+            lines = [about | sample for sample in samples]
+            if self.traced:
+                lines += self._time_line(lines, events)
+            for rank, part in enumerate(self.comm.gather(lines) or []):
                 self.run.samples += [line | {"rank": rank} for line in part]
+
+    def _time_line(self, samples: list[dict[str, Any]], events: list[list[Event]]) -> list[dict[str, Any]]:
+        """Return the lines of type "span": one for each sample and thread."""
+        offset, error = mpi.clock_offset(self.comm, self.nodes)
+        self.clock_error = max(self.clock_error, error)
+        return [
+            {"type": "span", "of": sample["type"], "thread": thread,
+             **{fact: sample[fact] for fact in ("iteration", "method", "bytes") if fact in sample},
+             "spans": [_rounded(event, offset - self._zero) for event in found if event.thread == thread]}
+            for sample, found in zip(samples, events, strict=True)
+            for thread in dict.fromkeys(event.thread for event in found)
+        ]  # fmt: skip
 
     def traffic(self, of: int | None, held: list[HeldBucket]) -> None:
         """Keep what each method sends and receives for these buckets."""
@@ -48,6 +68,12 @@ class Recorder:
         }
 
 
+def _rounded(event: Event, shift: float) -> list[Any]:
+    """Return name, begin and seconds, whole nanoseconds: begin and end are rounded, so what is nested stays so."""
+    began = round(event.began + shift, 9)
+    return [event.name, began, round(round(event.began + event.seconds + shift, 9) - began, 9)]
+
+
 class Trial:
     """A model in training: its replica, its optimizer, and the spans of its own work."""
 
@@ -57,7 +83,7 @@ class Trial:
         self.replica = models.parallel(self.model, config["bucket_mb"])
         self.replica.register_comm_hook(game, contest.play)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=1e-4)  # the paper's
-        self.spans, self.batches, self.device = Spans(), batches, where
+        self.spans, self.batches, self.device = Spans(game.spans.traced), batches, where
         self._kept: list[torch.Tensor] = []
 
     def backward(self) -> None:
@@ -100,7 +126,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
         game.apply(iteration + config["warmup"], game.held)
         trial.step()
         recorder.keep("exchange", iteration, samples)
-        recorder.keep("compute", iteration, [trial.spans.take()])
+        recorder.keep("compute", iteration, [{**trial.spans.take(), "events": trial.spans.take_events()}])
         if overlap:
             _overlapped(config, comm, game, recorder, trial, iteration)
     recorder.traffic(None, game.held)
@@ -124,9 +150,10 @@ def _overlapped(
             with game.overlapping(method, step):
                 seconds = _timed(comm, trial)
             spans = trial.spans.take() | game.spans.take()
+            events = trial.spans.take_events() + game.spans.take_events()
             wrong = game.wrong_overlapped(method)
-            recorder.keep("overlapped", iteration if played >= 0 else -1,
-                          [{"method": method, "seconds": seconds, "wrong": wrong, **spans}])  # fmt: skip
+            sample = {"method": method, "seconds": seconds, "wrong": wrong, "events": events, **spans}
+            recorder.keep("overlapped", iteration if played >= 0 else -1, [sample])
     trial.restore()
     game.restore()
 
@@ -139,6 +166,40 @@ def _timed(comm: MPI.Comm, trial: Trial) -> float:
     trial.step()
     synchronize(trial.device)
     return time.perf_counter() - began
+
+
+def cost(comm: MPI.Comm, game: Contest, trial: Trial | None) -> dict[str, Any]:
+    """Return what measuring itself costs, the slowest rank's, when all samples are taken. Collective.
+
+    `span_s` is a span's seconds, `spans_per_iteration` how many the busiest iteration had, `barrier_s` a barrier's
+    seconds, `check_s` those of the check of a method's result. In overlapped iterations that check
+    is `check_pieces_s`, and `keep_pieces_s` is what keeping the pieces takes, which is within the sample. Medians.
+    """
+    mpi.gather_quietly(comm)
+    mine = {
+        "span_s": _median_seconds(lambda: _hundred_spans(game.spans.traced)) / 100,
+        "barrier_s": _median_seconds(comm.Barrier),
+        "spans_per_iteration": game.spans.most + (trial.spans.most if trial else 0),
+        **{f"{name}_s": statistics.median(seconds) for name, seconds in game.costs.items()},
+    }
+    told = comm.allgather(mine)
+    return {name: max(other[name] for other in told) for name in mine}
+
+
+def _median_seconds(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _hundred_spans(traced: bool) -> None:
+    spans = Spans(traced)
+    for _ in range(100):
+        with spans("pack"):
+            pass
 
 
 def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, where: torch.device) -> None:

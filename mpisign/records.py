@@ -4,6 +4,10 @@ Format 2. The first line has type "run" (config, machine, traffic), the last one
 each of one iteration and rank: lines of type "compute"; "exchange", of one method, on that iteration's gradient; and
 under the schedule "overlap" also "overlapped", a whole iteration of one method. Times are seconds, sizes are bytes.
 Format 1 had no schedule.
+
+With --trace each sample is followed by lines of type "span", one for each thread that worked on it: what it belongs
+to (`of`, the type of the sample), and its spans as [name, when it began, how long it took], seconds since the start by
+rank 0's clock.
 """
 
 from __future__ import annotations
@@ -56,6 +60,11 @@ class Run:
     def overlapped(self) -> list[dict[str, Any]]:
         """What each rank's whole iterations took that overlapped the exchange, method by method."""
         return self._of("overlapped")
+
+    @property
+    def spans(self) -> list[dict[str, Any]]:
+        """When each span of a sample began and how long it took, thread by thread; empty without --trace."""
+        return self._of("span")
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.samples if line["type"] == kind]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import projection, records, rows, statistics, table
+from . import projection, records, rows, statistics, table, trace
 
 PROGRAM = "mpisign.report"
 SLOWER = 3  # the exit code of `compare` where something is
@@ -53,8 +53,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "records, alike in all but the number of ranks, scaling.svg too",
     )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write tables, charts and facts as one page")
+    parser.add_argument("--trace", type=Path, metavar="OUT", help="write the time line of one record for Perfetto")
     projection.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.trace and len(options.files) != 1:
+        parser.error(f"--trace takes one record, got {len(options.files)}")
     if len(options.files) > 1 and options.format in ("csv", "json"):
         parser.error(f"--format {options.format} takes one record")
     return options
@@ -163,6 +166,12 @@ def _draw(options: argparse.Namespace, runs: Sequence[records.Run]) -> None:
         print(f"{PROGRAM}: wrote {options.html}", file=sys.stderr)
 
 
+def _traced(options: argparse.Namespace) -> int:
+    trace.export(records.read(options.files[0]), options.trace)
+    print(f"{PROGRAM}: {options.trace} opens in https://ui.perfetto.dev", file=sys.stderr)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -170,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["compare"]:
             return _compared(_parse_compare(given[1:]))
         options = _parse(given)
+        if options.trace:
+            return _traced(options)
         return projection.main(options) if options.project else _reported(options)
     except (OSError, ValueError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)

@@ -288,3 +288,12 @@ def _means(lines: Lines, names: Iterable[str], rest: str | None = None) -> Row:
 def _typical(places: NDArray[np.intp], seconds: NDArray[np.float64]) -> float:
     """Return the median over iterations of the mean over ranks."""
     return float(np.median(np.bincount(places, seconds) / np.bincount(places)))
+
+
+def share_of_spans(run: Run) -> float:
+    """Return what share of the shortest iteration of a vote (of any method, without one) its spans take themselves."""
+    iterations = iteration_samples(run, min(run.head["config"]["sizes"], default=None))
+    votes = [samples for method, samples in iterations.items() if method.startswith("vote-")]
+    shortest = min(float(np.median(samples)) for samples in votes or iterations.values())
+    measuring = run.end["measuring"]
+    return float(measuring["spans_per_iteration"] * measuring["span_s"] / shortest)

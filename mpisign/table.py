@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .records import Run
-from .rows import Row, answer, breakdown, grouped, iterations, overlapped_breakdown, phases, rows, widest
+from .rows import (
+    Row,
+    answer,
+    breakdown,
+    grouped,
+    iterations,
+    overlapped_breakdown,
+    phases,
+    rows,
+    share_of_spans,
+    widest,
+)
 from .statistics import ENOUGH, Median
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -292,11 +303,29 @@ def notes(run: Run) -> list[str]:
             "checked: each exchange of a held gradient in full, each overlapped one on a piece of every bucket, "
             "another each time; keeping all of them would cost time"
         )
+    if "measuring" in run.end:
+        said.append(_measuring(run))
     if run.end.get("replicas_identical") is not None:
         said.append(
             "replicas: " + ("bit-identical on all ranks" if run.end["replicas_identical"] else "DIFFER between ranks")
         )
     return said
+
+
+def _measuring(run: Run) -> str:
+    """Say what measuring itself costs."""
+    cost = run.end["measuring"]
+    text = (
+        f"measuring: a span costs {1e6 * cost['span_s']:.2g} us, {cost['spans_per_iteration']} of them in an iteration "
+        f"are {100 * share_of_spans(run):.2g} % of it; outside the samples: a barrier, "
+        f"{milliseconds(cost['barrier_s'])} ms, and the check, {milliseconds(cost['check_s'])} ms an exchange"
+    )
+    if "keep_pieces_s" not in cost:
+        return text
+    return (
+        f"{text}, {milliseconds(cost['check_pieces_s'])} ms an overlapped iteration; within these, for every method: "
+        f"keeping the pieces to check, {milliseconds(cost['keep_pieces_s'])} ms"
+    )
 
 
 def _csv(found: list[Row]) -> str:

@@ -33,8 +33,7 @@ def project(folder, out, *arguments, files=("sweep-2", "sweep-4")):
 @pytest.fixture
 def undrawn(monkeypatch):
     """For what is printed alone."""
-    monkeypatch.setattr(projection, "draw", lambda made: None)
-    monkeypatch.setattr(projection, "save", lambda figure, stem: [])
+    monkeypatch.setattr(projection.charts, "write", lambda stem, draw: [])
 
 
 def test_it_draws_the_same_to_the_byte_and_prints_the_break_even_bandwidths(folder, tmp_path, capsys):
