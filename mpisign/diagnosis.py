@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .examination import SHARED, Facts, Library
+from .examination import SHARED, Facts
 
 OLDEST = {"filelock": (3, 13), "mpi4py": (4, 0), "numba": (0, 60), "numpy": (1, 26), "tabulate": (0, 9),
           "torch": (2, 4), "torchvision": (0, 19), "tqdm": (4, 60)}  # fmt: skip
@@ -15,6 +15,8 @@ SHOWN = ("mpi4py", "numpy", "numba", "torch", "torchvision")
 RESNET50 = 2_000_000_000  # bytes that a rank which measures it has resident (README, the lines "memory")
 SHARED_A_RANK = 64 * 2**20  # bytes of /dev/shm; as much as a container has for all of them if nobody asks for more
 SLOW_CLOCK = 1e-6  # seconds
+# Whose a launcher is that says so; srun and others can start ranks of any library.
+LAUNCHERS_OF = {"Open MPI's mpirun": "Open MPI", "mpirun": "MPICH"}
 OK, WARNING, ERROR = "OK", "warning", "error"
 
 Ranks = Sequence[Facts]
@@ -52,16 +54,16 @@ def told(level: str, ranks: Ranks, say: Callable[[Facts], str | None]) -> list[F
     return [Finding(level, text + those(numbers, len(ranks))) for text, numbers in said.items()]
 
 
-def libraries(ranks: Ranks) -> list[Library]:
-    """Return what is known of MPI, rank by rank; nothing if it did not start."""
-    return [facts.library for facts in ranks if facts.library]
+def family(vendor: str) -> str:
+    """Return whose launchers can start ranks of a vendor's library: all but Open MPI follow MPICH."""
+    return "Open MPI" if vendor == "Open MPI" else "MPICH"
 
 
 def nodes(ranks: Ranks) -> list[list[Facts]]:
     """Return the ranks of each node."""
     grouped: dict[int, list[Facts]] = {}
     for facts in ranks:
-        grouped.setdefault(facts.library.node if facts.library else 0, []).append(facts)
+        grouped.setdefault(facts.world.node if facts.world else 0, []).append(facts)
     return list(grouped.values())
 
 
@@ -93,7 +95,7 @@ def _package_fault(facts: Facts, name: str, oldest: tuple[int, int]) -> str | No
 
 def check_library(ranks: Ranks) -> list[Finding]:
     """See that there is an MPI library, one only, and the same on all ranks."""
-    found, known = told(ERROR, ranks, _library_fault), libraries(ranks)
+    found, known = told(ERROR, ranks, _library_fault), [facts.library for facts in ranks if facts.library]
     versions = sorted({library.version for library in known})
     if len(versions) > 1:
         found.append(Finding(ERROR, f"ranks run on different libraries, {', '.join(versions)}: use one on all nodes"))
@@ -118,21 +120,20 @@ def _library_fault(facts: Facts) -> str | None:
 
 def check_launcher(ranks: Ranks) -> list[Finding]:
     """See that the launcher belongs to the library, so that no rank believes that it is alone."""
-    known = libraries(ranks)
-    if not known:
+    library, world, launcher = ranks[0].library, ranks[0].world, ranks[0].launcher
+    if library is None:
         return []
-    vendor, launcher = known[0].vendor, ranks[0].launcher
-    if known[0].singly:
-        return [Finding(ERROR, f"{known[0].singly}; MPI here is {known[0].version}")]
+    if world and world.singly:
+        return [Finding(ERROR, f"{world.singly}; MPI here is {library.version}")]
     if launcher == "python":
-        return [_alone(ranks[0].mpirun, vendor)]
-    family = {"Open MPI's mpirun": "Open MPI", "mpirun": "MPICH"}.get(launcher)
-    if family and family != _family(vendor):
+        return [_alone(ranks[0].mpirun, library.vendor)]
+    others = LAUNCHERS_OF.get(launcher)
+    if others not in (None, family(library.vendor)) and not (world and world.size > 1):
         text = (
-            f"one rank, started by a launcher of {family}, but mpi4py runs on {vendor}: more ranks would all start "
-            f"singly; take the mpirun of {vendor}"
+            f"{launcher} is a launcher of {others}, but mpi4py runs on {library.version}: ranks would start singly, or "
+            f"not at all; start them with the mpirun of {library.vendor}, or with srun --mpi=TYPE"
         )
-        return [Finding(WARNING, text)]
+        return [Finding(WARNING if world else ERROR, text)]
     return [Finding(OK, f"{launcher}, {len(ranks)} rank(s) on {len(nodes(ranks))} node(s)")]
 
 
@@ -141,7 +142,7 @@ def _alone(mpirun: str | None, vendor: str) -> Finding:
     if mpirun is None:
         text = f"no mpirun is on the PATH: put the one of {vendor} there (a wheel's lies beside its python)"
         return Finding(WARNING, text)
-    if mpirun not in ("unknown", _family(vendor)):
+    if mpirun not in ("unknown", family(vendor)):
         text = (
             f"the mpirun on the PATH is that of {mpirun}, but mpi4py runs on {vendor}: ranks would start singly; put "
             f"the mpirun of {vendor} first on the PATH"
@@ -150,23 +151,18 @@ def _alone(mpirun: str | None, vendor: str) -> Finding:
     return Finding(OK, "started alone; mpirun -n 4 python -m mpisign.doctor looks at what concerns many ranks")
 
 
-def _family(vendor: str) -> str:
-    """Return whose launchers can start ranks of this library: all but Open MPI follow MPICH."""
-    return "Open MPI" if vendor == "Open MPI" else "MPICH"
-
-
 def check_threads(ranks: Ranks) -> list[Finding]:
     """See that MPI may be called from the thread that exchanges gradients."""
-    known = libraries(ranks)
-    return told(ERROR, ranks, _thread_fault) or [Finding(OK, library.thread_level) for library in known[:1]]
+    fine = [Finding(OK, facts.world.thread_level) for facts in ranks[:1] if facts.world]
+    return told(ERROR, ranks, _thread_fault) or fine
 
 
 def _thread_fault(facts: Facts) -> str | None:
-    if not facts.library or not facts.library.thread_fault:
+    if not facts.world or not facts.world.thread_fault:
         return None
     return (
-        f"{facts.library.thread_fault}; it is {facts.library.thread_level}: unset MPI4PY_RC_THREAD_LEVEL, or take an "
-        "MPI library built for threads"
+        f"{facts.world.thread_fault}; it is {facts.world.thread_level}: unset MPI4PY_RC_THREAD_LEVEL, or take an MPI "
+        "library built for threads"
     )
 
 
@@ -228,9 +224,7 @@ def _stale(stale: dict[str, int], slurm: dict[str, int], who: str) -> Finding:
     danger = "; this job was put back, and its ranks may abort or hang in MPI_Init for them" if again else ""
     names = " ".join(str(SHARED / name) for name in list(stale)[:3])
     more = f" (and {len(stale) - 3} more)" if len(stale) > 3 else ""
-    text = (
-        f"a job that ended badly left {_mib(sum(stale.values()))} in {SHARED}, which no process here has open{danger}"
-    )
+    text = f"an ended job left {_mib(sum(stale.values()))} in {SHARED}, which no process here has open{danger}"
     return Finding(ERROR if again else WARNING, f"{text}: on that node, rm {names}{more}{who}")
 
 
@@ -303,7 +297,8 @@ def check_cuda_aware(ranks: Ranks) -> list[Finding]:
     """Tell what the library claims of device memory; nothing depends on it."""
     claims = {True: "claims to take device memory", False: "takes no device memory", None: "can't be asked"}
     needless = "mpisign does not need it to, for what it hands to MPI lies in host memory"
-    return [Finding(OK, f"the library {claims[library.cuda_aware]}; {needless}") for library in libraries(ranks)[:1]]
+    world = ranks[0].world
+    return [Finding(OK, f"the library {claims[world.cuda_aware]}; {needless}")] if world else []
 
 
 def check_clock(ranks: Ranks) -> list[Finding]:
@@ -347,7 +342,7 @@ def check_slurm(ranks: Ranks) -> list[Finding]:
     if job is None:
         return [Finding(OK, "not under Slurm")]
     found = []
-    if libraries(ranks) and len(nodes(ranks)) < job.get("nodes", 0):
+    if ranks[0].world and len(nodes(ranks)) < job.get("nodes", 0):
         text = f"the job has {job['nodes']} nodes, its ranks are on {len(nodes(ranks))}: start them by srun"
         found.append(Finding(WARNING, text))
     found += told(WARNING, ranks, lambda facts: _fewer_cores(facts, job.get("cores", 0)))

@@ -5,15 +5,14 @@ mpirun -n 16 python -m mpisign.doctor
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
+import ctypes
 import json
 import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import diagnosis, examination, mpi, options
@@ -22,7 +21,7 @@ from .examination import Facts
 from .options import option, positive
 
 PROGRAM = "mpisign.doctor"
-GRACE = 2.0  # seconds that a rank that hangs is left for what is said of it to get out
+PR_SET_PDEATHSIG = 1  # prctl(2): the patient goes with the one who waits
 
 
 @dataclass(frozen=True)
@@ -41,73 +40,72 @@ def render(found: Sequence[tuple[str, Finding]], form: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, or 1 if an error was found. Faulty input exits with 2."""
-    config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
-    speaks = mpi.launched()[2] == 0
-    with _watched(config, speaks) as going_on:
-        facts = examination.before_mpi()
-        going_on(facts, "MPI library", "MPI did not start: look above for what is stale or does not belong together; "
-                        "else a rank may not have come this far, or the nodes can't reach each other")  # fmt: skip
-        facts, comm = examination.with_mpi(facts)
-        going_on(facts, "ranks", "not all ranks came to the end of their examination: importing torch may be slow from "
-                        "a busy file system (a higher --limit waits longer), or a rank died")  # fmt: skip
-        facts = examination.after_mpi(facts)
-        ranks = comm.gather(facts) if comm else [facts]
-        found = diagnosis.diagnose(ranks) if ranks else []
-        if speaks and ranks:
-            print(render(found, config.format), flush=True)
-        code = int(any(finding.level == ERROR for _, finding in found))
-        return comm.bcast(code) if comm else code
+    """Run the command; return its exit code: 0, or 1 if an error was found. Faulty input exits with 2.
 
-
-@contextlib.contextmanager
-def _watched(config: Config, speaks: bool) -> Iterator[Callable[[Facts, str, str], None]]:
-    """End this rank with code 1 when the time is up, also where it hangs inside MPI and no signal handler runs.
-
-    Beside a rank that `speaks`, a process waits: it says what was found if the rank hangs or is ended. The block gets
-    the function that tells this process what is known, and under which check it is to say what if nothing follows.
+    A rank is two processes from here on. The patient is examined, and MPI may hang or end it; the other one waits,
+    and then says what the patient had found till then.
     """
-    with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(config.limit + GRACE, exit=True, file=nowhere)
-        reader, writer = os.pipe()
-        speaker = os.fork() if speaks else None
-        if speaker == 0:
-            os.close(writer)
-            with contextlib.suppress(BaseException):
-                _speak_for(reader, config)
-            os._exit(0)
+    config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
+    reader, writer = os.pipe()
+    patient = os.fork()
+    if patient == 0:
         os.close(reader)
-
-        def going_on(facts: Facts, check: str, fault: str) -> None:
-            if speaker:
-                found = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
-                told = [(name, finding.level, finding.text) for name, finding in found]
-                os.write(writer, json.dumps(told).encode() + b"\n")
-
-        try:
-            yield going_on
-        finally:
-            if speaker:
-                os.kill(speaker, signal.SIGKILL)
-                os.waitpid(speaker, 0)
-            os.close(writer)
-            faulthandler.cancel_dump_traceback_later()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return _examine(config, writer)
+    os.close(writer)
+    return _attend(patient, reader, config)
 
 
-def _speak_for(reader: int, config: Config) -> None:
-    """Wait for the rank that writes to `reader`; when it is late, or gone, print the last that it told."""
-    told, deadline, end = b"", time.monotonic() + config.limit, f"after {config.limit} s"
+def _examine(config: Config, writer: int) -> int:
+    """Look at this rank, join the others, and let rank 0 print what all found; return the exit code."""
+
+    def going_on(facts: Facts, check: str, fault: str) -> None:
+        found = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
+        os.write(writer, json.dumps([(name, its.level, its.text) for name, its in found]).encode() + b"\n")
+
+    facts, comm = examination.before_mpi(), None
+    going_on(facts, "MPI library", "mpi4py did not load it")
+    facts = examination.with_library(facts)
+    if facts.library:
+        going_on(facts, "MPI library", "MPI did not start: is there an error above, or anything stale? Else not every "
+                 "rank came this far, or the nodes can't reach each other")  # fmt: skip
+        facts, comm = examination.with_world(facts)
+    going_on(facts, "ranks", "not every rank came to the end of its examination: one died, or importing torch is slow "
+             "here (a higher --limit waits longer)")  # fmt: skip
+    facts = examination.after_mpi(facts)
+    ranks = comm.gather(facts) if comm else [facts]
+    found = diagnosis.diagnose(ranks) if ranks else []
+    if ranks and mpi.launched()[2] == 0:
+        print(render(found, config.format), flush=True)
+    code = int(any(finding.level == ERROR for _, finding in found))
+    code = comm.bcast(code) if comm else code
+    os.write(writer, b"%d\n" % code)
+    return code
+
+
+def _attend(patient: int, reader: int, config: Config) -> int:
+    """Wait for the patient and return its exit code; if it hangs, or ends too early, speak for it and return 1."""
+    told, deadline, end = b"", time.monotonic() + config.limit, "when this rank ended"
     while True:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
         more = os.read(reader, 2**16) if ready else b""
         if not more:
-            end = "when this rank was ended" if ready else end
             break
         told += more
-    found = [(name, Finding(level, text)) for name, level, text in json.loads(told.splitlines()[-1])]
-    name, last = found.pop()
-    found.append((name, Finding(last.level, f"{end}: {last.text}")))
-    print(render(found, config.format), flush=True)
+    if not ready:
+        end = f"after {config.limit} s"
+        os.kill(patient, signal.SIGKILL)
+    os.waitpid(patient, 0)
+    last = json.loads(told.splitlines()[-1]) if told else []
+    if isinstance(last, int):
+        return last
+    found = [(name, Finding(level, text)) for name, level, text in last]
+    if found and mpi.launched()[2] == 0:
+        name, finding = found.pop()
+        print(render([*found, (name, Finding(ERROR, f"{end}: {finding.text}"))], config.format), flush=True)
+    elif ready:
+        print(f"{PROGRAM}: rank {mpi.launched()[2]} ended too early", file=sys.stderr, flush=True)
+    return 1
 
 
 if __name__ == "__main__":

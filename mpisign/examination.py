@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,17 +49,23 @@ class Clock:
 
 @dataclass(frozen=True)
 class Library:
-    """The MPI library that mpi4py loaded, and what this rank is in it."""
+    """The MPI library that mpi4py loaded: known before MPI starts."""
 
-    rank: int
-    size: int
-    node: int  # nodes are numbered by their first rank
-    local: int  # the rank among those of its node
     vendor: str
     version: str
     standard: str
     built_for: str  # the standard that mpi4py was built for
     loaded: tuple[str, ...]  # files of this process that are an MPI library
+
+
+@dataclass(frozen=True)
+class World:
+    """What this rank is in MPI, and how MPI started."""
+
+    rank: int
+    size: int
+    node: int  # nodes are numbered by their first rank
+    local: int  # the rank among those of its node
     thread_level: str
     thread_fault: str | None
     singly: str | None  # what is wrong if the launcher meant to start more ranks
@@ -95,6 +102,7 @@ class Facts:
     slurm: dict[str, int] | None
     library: Library | None = None
     library_fault: str | None = None
+    world: World | None = None
     broken: dict[str, str] = field(default_factory=dict)  # packages that are there and can't be imported: why
     cached: bool | None = None  # whether compiled code can be kept; None without Numba
     cuda: Cuda | None = None
@@ -121,16 +129,51 @@ def before_mpi() -> Facts:
     )
 
 
-def with_mpi(facts: Facts) -> tuple[Facts, MPI.Comm | None]:
-    """Start MPI; return the facts with the library's, and COMM_WORLD, if there is one. Collective."""
+def with_library(facts: Facts) -> Facts:
+    """Return the facts with those of the MPI library, which is loaded, but not started."""
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        return replace(facts, library_fault=str(error).splitlines()[0]), None
+        return replace(facts, library_fault=str(error).splitlines()[0])
+    vendor, version = MPI.get_vendor()
+    found = Library(
+        vendor=vendor,
+        version=f"{vendor} {'.'.join(map(str, version))}",
+        standard=".".join(map(str, MPI.Get_version())),
+        built_for=f"{MPI.VERSION}.{MPI.SUBVERSION}",
+        loaded=loaded_libraries(),
+    )
+    return replace(facts, library=found)
+
+
+def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
+    """Start MPI as importing it would have; return the facts with what this rank is, and COMM_WORLD. Collective."""
+    import mpi4py
+    from mpi4py import MPI
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of another MPI's launcher: a check tells that
+        MPI.Init_thread(getattr(MPI, f"THREAD_{mpi4py.rc.thread_level.upper()}"))
     comm = MPI.COMM_WORLD
-    found = library(comm)
-    rank = facts.rank if found.singly else comm.rank
-    return replace(facts, library=found, rank=rank), comm
+    nodes, fault = mpi.nodes_of(comm), None
+    try:
+        mpi.check_threads()
+    except ValueError as error:
+        fault = str(error)
+    found = World(
+        rank=comm.rank,
+        size=comm.size,
+        node=nodes[comm.rank],
+        local=nodes[: comm.rank].count(nodes[comm.rank]),
+        thread_level=mpi.facts(comm)["thread_level"],
+        thread_fault=fault,
+        singly=mpi.started_singly(comm.size),
+        cuda_aware=cuda_aware(MPI.__file__),
+    )
+    return replace(facts, world=found, rank=facts.rank if found.singly else comm.rank), comm
 
 
 def after_mpi(facts: Facts) -> Facts:
@@ -143,7 +186,7 @@ def after_mpi(facts: Facts) -> Facts:
 
         cached = jit.cache_folder() is not None
     if "torch" in usable:
-        cuda = torch_cuda(facts.library.local if facts.library else 0)
+        cuda = torch_cuda(facts.world.local if facts.world else 0)
     return replace(facts, broken=broken, cached=cached, cuda=cuda)
 
 
@@ -253,33 +296,6 @@ def slurm() -> dict[str, int] | None:
     if "SLURM_JOB_ID" not in os.environ:
         return None
     return {name: int(said) for name, key in SLURM.items() if (said := os.environ.get(key, "")).isdigit()}
-
-
-def library(comm: MPI.Comm) -> Library:
-    """Return what the MPI library is and what this rank is in it. Collective."""
-    from mpi4py import MPI
-
-    facts, nodes = mpi.facts(comm), mpi.nodes_of(comm)
-    thread_fault = None
-    try:
-        mpi.check_threads()
-    except ValueError as error:
-        thread_fault = str(error)
-    return Library(
-        rank=comm.rank,
-        size=comm.size,
-        node=nodes[comm.rank],
-        local=nodes[: comm.rank].count(nodes[comm.rank]),
-        vendor=MPI.get_vendor()[0],
-        version=facts["mpi"],
-        standard=facts["mpi_standard"],
-        built_for=f"{MPI.VERSION}.{MPI.SUBVERSION}",
-        loaded=loaded_libraries(),
-        thread_level=facts["thread_level"],
-        thread_fault=thread_fault,
-        singly=mpi.started_singly(comm.size),
-        cuda_aware=cuda_aware(MPI.__file__),
-    )
 
 
 def loaded_libraries() -> tuple[str, ...]:
