@@ -51,7 +51,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--compare takes two records, got {len(options.files)}")
     if len(options.files) > 1 and not options.compare and options.format in ("csv", "json"):
         parser.error(f"--format {options.format} takes one record")
-    if options.compare and options.format in ("csv", "json"):
+    if options.compare and options.format in ("csv", "json", "lines"):
         parser.error("--compare prints a table or markdown")
     return options
 
@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mpisign.report: error: {error}", file=sys.stderr)
         return 2
     if not options.compare:
-        print("\n\n".join(table.render(run, options.format, options.per_iteration) for run in runs))
+        between = "\n" if options.format == "lines" else "\n\n"
+        print(between.join(table.render(run, options.format, options.per_iteration) for run in runs))
         return 0
     found = records.differences(runs[0], runs[1])
     if found and not options.anyway:
