@@ -21,6 +21,7 @@ from .examination import Facts
 from .options import option, positive
 
 PROGRAM = "mpisign.doctor"
+GRACE = 2.0  # seconds; the launcher ends all ranks with the first, and the one that speaks may have something to say
 PR_SET_PDEATHSIG = 1  # prctl(2): the patient goes with the one who waits
 
 
@@ -105,6 +106,7 @@ def _attend(patient: int, reader: int, config: Config) -> int:
         print(render([*found, (name, Finding(ERROR, f"{end}: {finding.text}"))], config.format), flush=True)
     elif ready:
         print(f"{PROGRAM}: rank {mpi.launched()[2]} ended too early", file=sys.stderr, flush=True)
+        time.sleep(GRACE)
     return 1
 
 
