@@ -202,16 +202,14 @@ def betray(traitor: Traitor | None, buffer: Tensor, bucket: int, step: int) -> N
             buffer.copy_(host)
 
 
-def nccl_fault(own_device: bool) -> str | None:
-    """Say why NCCL can't run here, or None; `own_device`: each rank has a CUDA device to itself."""
+def nccl_fault() -> str | None:
+    """Say why NCCL can't run here, or None."""
     import torch
     import torch.distributed as dist
 
     if not torch.cuda.is_available():
         return "NCCL needs CUDA devices, and there are none"
-    if not dist.is_nccl_available():
-        return "this torch was built without NCCL"
-    return None if own_device else "NCCL needs one CUDA device a rank, and there are fewer"
+    return None if dist.is_nccl_available() else "this torch was built without NCCL"
 
 
 def _address(comm: MPI.Comm, one_node: bool) -> str:

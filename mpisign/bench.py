@@ -22,7 +22,7 @@ from .adversary import ADVERSARIES, traitors
 from .baselines import BASELINES, REFERENCES
 from .exchange import EXCHANGES
 from .methods import METHODS, needs_nccl
-from .options import fraction, names, natural, option, positive
+from .options import fraction, names, natural, not_negative, option, positive
 from .votes import TIES
 from .worker import SCHEDULES
 
@@ -56,13 +56,21 @@ class Config:
         "a backward of its own, as in training",
         choices=SCHEDULES,
     )
-    iterations: int = option(10, "measured iterations", type=positive, metavar="N")
+    iterations: int = option(10, "measured iterations, or the least number with --until", type=positive, metavar="N")
+    until: float | None = option(
+        None,
+        "go on until the interval of every speed-up is as narrow as this share of it to each side, such as 0.02",
+        type=fraction,
+        metavar="SHARE",
+    )
+    time_cap: float = option(600.0, "with --until: but no longer (a sweep: all sizes)", type=not_negative, metavar="S")
     warmup: int = option(2, "iterations before them", type=natural, metavar="N")
     tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
     momentum: float = option(0.9, "each worker's momentum, before the sign", type=fraction, metavar="BETA")
     bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
     adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
     adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
+    share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=table.FORMATS)
@@ -97,7 +105,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     """
     from . import models, place
 
-    here = place.find(comm)
+    here = place.find(comm, config.share_gpus)
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if here.device.type == "cuda" else 1))
     skipped = {name: here.without_nccl for name in METHODS if here.without_nccl and needs_nccl(name)}
     if config.sizes:
@@ -164,8 +172,10 @@ def _ready(comm: MPI.Comm, setting: Setting) -> Iterator[Contest]:
     config = setting.config
     with process_group(comm, setting.place.backend, setting.place.one_node):
         compile_kernels()
-        contest = Contest(comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
-                          adversary=setting.adversary, device=setting.place.device)  # fmt: skip
+        contest = Contest(
+            comm, setting.methods, momentum=config.momentum, tie=config.tie, seed=config.seed,
+            adversary=setting.adversary, takes_device_memory=setting.place.takes_device_memory,
+        )  # fmt: skip
         yield contest
         contest.close()
 
@@ -199,10 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if comm.rank == 0 and config.format == "table":
             print(f"{PROGRAM}: {comm.size} ranks on {device.type}, batch {setting.config.batch_size} a rank, "
                   f"methods {', '.join(setting.methods)}", file=sys.stderr, flush=True)  # fmt: skip
-        from . import measure
+        from . import measure, place
 
         began, run = time.monotonic(), new_run(setting)
-        with _ready(comm, setting) as contest:
+        with place.telling_of_memory(), _ready(comm, setting) as contest:
             recorder = measure.Recorder(comm, run, setting.place.nodes)
             recorder.wrong = contest.probe(device)
             if setting.batches is None:

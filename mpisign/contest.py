@@ -84,19 +84,16 @@ def traffic(method: str, shapes: Shapes, tie: str, nodes: list[int]) -> Traffic:
     return all_reduce_traffic(BASELINES[method].wire_bytes(shapes), len(nodes))
 
 
-_CPU = torch.device("cpu")
-
-
 class Contest:
     """The methods of a run, ready to exchange. Collective, as all it does.
 
-    `adversary` is what this rank sends instead of its votes and gradients, None if it is honest. Gradients lie on
-    `device`.
+    `adversary` is what this rank sends instead of its votes and gradients, None if it is honest.
+    `takes_device_memory`: MPI does.
     """
 
     def __init__(
         self, comm: "MPI.Comm", methods: tuple[str, ...], *, momentum: float, tie: str, seed: int,
-        adversary: str | None = None, device: torch.device = _CPU,
+        adversary: str | None = None, takes_device_memory: bool = False,
     ) -> None:  # fmt: skip
         self.comm, self.methods, self.tie, self.seed = comm, methods, tie, seed
         self.spans = Spans()
@@ -112,8 +109,9 @@ class Contest:
         for method in methods:
             if method in VOTES:
                 exchange, backend = VOTES[method]
-                carrier: Any = GroupComm(comm, backend, device) if backend else comm
-                state = VoteState(carrier, momentum, exchange, tie, adversary, seed, self.spans, "serial")
+                carrier: Any = GroupComm(comm, backend) if backend else comm
+                state = VoteState(carrier, momentum, exchange, tie, adversary, seed, self.spans, "serial",
+                                  takes_device_memory)  # fmt: skip
                 self._resources.callback(state.close)
                 if self.voters:  # else each would have its own, of the size of the gradient
                     state.share_momentum(next(iter(self.voters.values())))
@@ -280,11 +278,11 @@ class Contest:
         hook, state = self.hooks[method]
         if method in self.voters:
             state.steps = iteration
-        synchronize(buckets[0].tensor)
+        synchronize(buckets[0].tensor.device)
         began = time.perf_counter()
         for future in [hook(state, bucket) for bucket in buckets]:
             future.wait()
-        synchronize(buckets[0].tensor)
+        synchronize(buckets[0].tensor.device)
         return time.perf_counter() - began
 
 
@@ -295,10 +293,10 @@ def _copy_to(target: Tensor | None, source: Tensor) -> Tensor:
     return target.copy_(source)
 
 
-def synchronize(tensor: Tensor) -> None:
-    """Wait for the device of `tensor`, so that the clock sees what it did."""
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
+def synchronize(where: torch.device) -> None:
+    """Wait for a device, so that the clock sees what it did."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
 
 
 class _Truth:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from . import bits, torch_kernels, votes
 from .bits import Words, words_for
+from .spans import Spans
 from .votes import Tie, voted_shape
 
 
@@ -89,6 +90,30 @@ def _kernels(x: Tensor) -> Iterator[Kernels]:
             from . import triton_kernels
 
             yield triton_kernels
+
+
+@contextlib.contextmanager
+def timed(spans: Spans, name: str, where: torch.device) -> Iterator[None]:
+    """Add the block's time to the span `name`: on a CUDA device what its current stream takes, by events.
+
+    Nobody waits for them: the host may be far ahead.
+    """
+    if where.type != "cuda":
+        with spans(name):
+            yield
+        return
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    began.record(torch.cuda.current_stream(where))
+    try:
+        yield
+    finally:
+        ended.record(torch.cuda.current_stream(where))
+
+        def seconds() -> float:
+            ended.synchronize()
+            return 1e-3 * float(began.elapsed_time(ended))
+
+        spans.later(name, seconds)
 
 
 def tensor_of(words: Words) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +32,28 @@ WORD = 8  # bytes
 Traffic = NDArray[np.int64]
 
 
+def host_zeros(shape: int | tuple[int, ...]) -> Words:
+    """Return words of the host, all 0."""
+    return np.zeros(shape, np.uint64)
+
+
 class Exchange(ABC):
     """A plan for the vote of `words`, uint64 (W,), over `comm`.
 
-    Collective. All ranks must ask for the same exchange, W and tie rule; else all raise a ValueError.
+    Collective. All ranks must ask for the same exchange, W and tie rule; else all raise a ValueError. `zeros` makes
+    the buffers, of a shape.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, comm: MPI.Comm, W: int, tie: str = "positive", seed: int = 0) -> None:
+    def __init__(
+        self, comm: MPI.Comm, W: int, tie: str = "positive", seed: int = 0,
+        zeros: Callable[[int | tuple[int, ...]], Words] = host_zeros,
+    ) -> None:  # fmt: skip
         agree(comm, (self.name, W, tie, seed), lambda: votes.check_tie(tie))
         self.comm, self.W, self.tie, self.seed = comm, W, tie, seed
-        self.P, self.rank = comm.size, comm.rank
-        self.words: Words = np.zeros(W, np.uint64)
+        self.P, self.rank, self._zeros = comm.size, comm.rank, zeros
+        self.words: Words = zeros(W)
         self._plan()
 
     def vote(self, step: int = 0, spans: Spans | None = None) -> Words:
@@ -71,7 +80,7 @@ class Exchange(ABC):
         """Free the MPI handles of this plan. Collective."""
 
     def _result(self) -> Words:
-        return np.zeros(votes.voted_shape(self.W, self.tie), np.uint64)
+        return self._zeros(votes.voted_shape(self.W, self.tie))
 
 
 def all_reduce_traffic(m: int, P: int) -> Traffic:
@@ -104,7 +113,7 @@ class AllGather(Exchange):
     name = "allgather"
 
     def _plan(self) -> None:
-        self._all = np.zeros((self.P, self.W), np.uint64)
+        self._all = self._zeros((self.P, self.W))
         self._voted = self._result()
 
     def _vote(self, tie: Tie, spans: Spans) -> Words:
@@ -125,7 +134,7 @@ class Server(Exchange):
     name = "server"
 
     def _plan(self) -> None:
-        self._all = np.zeros((self.P if self.rank == 0 else 0, self.W), np.uint64)
+        self._all = self._zeros((self.P if self.rank == 0 else 0, self.W))
         self._voted = self._result()
 
     def _vote(self, tie: Tie, spans: Spans) -> Words:
@@ -153,11 +162,11 @@ class AllToAll(Exchange):
     name = "alltoall"
 
     def _plan(self) -> None:
-        S = _share(self.W, self.P)
-        self._sent = np.zeros(self.P * S, np.uint64)
+        S = share_of(self.W, self.P)
+        self._sent = self._zeros(self.P * S)
         self.words = self._sent[: self.W]
-        self._received = np.zeros((self.P, S), np.uint64)
-        self._ties = np.zeros((self.P, S if self.tie == "zero" else 0), np.uint64)
+        self._received = self._zeros((self.P, S))
+        self._ties = self._zeros((self.P, S if self.tie == "zero" else 0))
 
     def _vote(self, tie: Tie, spans: Spans) -> Words:
         received, ties, mine = self._received, self._ties, self.rank
@@ -180,11 +189,11 @@ class AllToAll(Exchange):
     @staticmethod
     def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
         P = len(nodes)
-        m = (P - 1) * _share(W, P) * WORD * (1 + _ballots(tie))
+        m = (P - 1) * share_of(W, P) * WORD * (1 + _ballots(tie))
         return _both(m, m, P)
 
 
-def _share(W: int, P: int) -> int:
+def share_of(W: int, P: int) -> int:
     """Return S, the words that each of P ranks votes on; P * S >= W."""
     return -(-W // P)
 
@@ -196,9 +205,9 @@ class Reduce(Exchange):
 
     def _plan(self) -> None:
         K, G = votes.planes_for(self.P), votes.blocks_for(self.W)
-        self._blocks = np.zeros((G, BLOCK), np.uint64)
+        self._blocks = self._zeros((G, BLOCK))
         self.words = self._blocks.reshape(-1)[: self.W]
-        self._planes = np.zeros((G, K, BLOCK), np.uint64)
+        self._planes = self._zeros((G, K, BLOCK))
         self._voted = self._result()
         self._sum = CounterSum(K)
 
@@ -240,8 +249,8 @@ class Hierarchical(Exchange):
         leads = self._node.rank == 0
         self._leaders = self.comm.Split(0 if leads else 1, self.rank)
         K, G = votes.planes_for(self.P), votes.blocks_for(self.W)
-        self._all = np.zeros((self._node.size if leads else 0, self.W), np.uint64)
-        self._planes = np.zeros((G if leads else 0, K, BLOCK), np.uint64)
+        self._all = self._zeros((self._node.size if leads else 0, self.W))
+        self._planes = self._zeros((G if leads else 0, K, BLOCK))
         self._voted = self._result()
         self._sum = CounterSum(K)
 
@@ -276,7 +285,7 @@ class Hierarchical(Exchange):
         self._node.Free()
 
 
-def agree(comm: MPI.Comm, asked: object, check: Callable[[], None]) -> None:
+def agree(comm: Any, asked: object, check: Callable[[], None]) -> None:
     """Raise a ValueError on all ranks if `check` does on any, or if they ask for different things. Collective."""
     fault = None
     try:

@@ -15,8 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import bits, device, mpi, votes
 from .adversary import Traitor, check_adversary
-from .exchange import EXCHANGES, Exchange, agree, exchange_class
+from .exchange import agree, exchange_class
 from .spans import Spans
+from .transport import Plan, plan_for
 from .worker import SCHEDULES, Worker
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class VoteState:
     `seed` must be the same on all ranks. `spans` collects the times of pack, vote, unpack and each collective.
     `schedule` is one of SCHEDULES and may be changed between steps: "overlap" votes on each bucket in a thread while
     backward goes on, "serial" (the paper's) on all of them when backward is done. Both give the same bits.
+    `takes_device_memory`: MPI is CUDA-aware, surely, for a wrong claim ends in a segmentation fault (see `place`).
 
     Raises:
         ValueError: on all ranks, if on any: an unknown exchange, tie rule, adversary or schedule, momentum outside
@@ -50,11 +52,12 @@ class VoteState:
     def __init__(
         self, comm: "MPI.Comm", momentum: float = 0.9, exchange: str = "alltoall", tie: str = "positive",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
+        takes_device_memory: bool = False,
     ) -> None:  # fmt: skip
         from mpi4py import MPI
 
         agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary, schedule))
-        self._exchange = EXCHANGES[exchange]
+        self._exchange, self._takes_device_memory = exchange, takes_device_memory
         self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
         self.traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)
         self.spans = spans or Spans()
@@ -64,7 +67,7 @@ class VoteState:
         self._waiting: list[Callable[[], None]] = []  # the votes of the serial schedule
         own: Any = comm.Dup()
         self._comm: Any = mpi.Patient(own) if isinstance(own, MPI.Comm) else own
-        self._plans: dict[int, Exchange] = {}
+        self._plans: dict[int, Plan] = {}
         # Momentum lies flat, bucket by bucket; a parameter's view outlives a new division into buckets.
         self._buckets: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
         self._views: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()  # by parameter
@@ -115,13 +118,14 @@ class VoteState:
         self._buckets[index] = flat, parts
         return flat
 
-    def _plan_for(self, index: int, n: int) -> Exchange:
-        W = bits.words_for(n)
-        plan = self._plans.get(index)
-        if plan is None or plan.W != W:
+    def _plan_for(self, index: int, gradient: Tensor) -> Plan:
+        W, plan = bits.words_for(gradient.numel()), self._plans.get(index)
+        if plan is None or plan.words.shape != (W,):
             if plan is not None:
                 plan.close()
-            plan = self._plans[index] = self._exchange(self._comm, W, self.tie, self.seed)
+            plan = self._plans[index] = plan_for(
+                self._comm, self._exchange, W, self.tie, self.seed, gradient.device, self._takes_device_memory
+            )
         return plan
 
     def tie_step(self, index: int) -> int:
@@ -132,6 +136,12 @@ class VoteState:
         """Let the adversary, if this rank is one, replace the words of a bucket of n coordinates in place."""
         if self.traitor is not None:
             self.traitor.lie_in_words(words, n, index, self.steps)
+
+    def _betray(self, words: Tensor, n: int, index: int) -> None:
+        if self.traitor is not None:
+            host = words.cpu()  # the words themselves where they are the host's
+            self.betray(device.words_of(host), n, index)
+            words.copy_(host)
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
@@ -172,28 +182,22 @@ class VoteState:
     def vote_bucket(self, bucket: Bucket) -> Tensor:
         """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack.
 
-        The coding is done where the gradient lies; the words, not the floats, go to the host and back.
+        The coding is done where the gradient lies; the words, not the floats, go from there. On a CUDA device what is
+        left of it may still be queued, on the current stream.
         """
         buffer, index = bucket.buffer(), bucket.index()
         if buffer.dtype != torch.float32:
             raise ValueError(f"bucket: gradients must be float32, got {buffer.dtype}")
-        n = buffer.numel()
-        plan = self._plan_for(index, n)
-        words = device.tensor_of(plan.words)
-        packed = torch.empty_like(words, device=buffer.device) if buffer.is_cuda else words
-        with self.spans("pack"):
+        n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer)
+        with device.timed(self.spans, "pack", where):
             if self.momentum:
-                device.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, packed)
+                device.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, plan.words)
             else:
-                device.pack(buffer, packed)
-            if packed is not words:
-                words.copy_(packed)
-            self.betray(plan.words, n, index)
-        voted = device.tensor_of(plan.vote(self.tie_step(index), self.spans))
-        with self.spans("unpack"):
-            device.unpack(voted.to(buffer.device), n, buffer)
-            if buffer.is_cuda:
-                torch.cuda.current_stream(buffer.device).synchronize()  # the time is this span's
+                device.pack(buffer, plan.words)
+            self._betray(plan.words, n, index)
+        voted = plan.vote(self.tie_step(index), self.spans)
+        with device.timed(self.spans, "unpack", where):
+            device.unpack(voted, n, buffer)
         return buffer
 
 

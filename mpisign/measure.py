@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from . import check, contest, models, mpi
+from . import check, contest, device, models, mpi, rows
 from .contest import Contest, HeldBucket, synchronize
 from .records import Run
 from .spans import Spans
@@ -51,34 +51,29 @@ class Recorder:
 class Trial:
     """A model in training: its replica, its optimizer, and the spans of its own work."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device, batches: Iterator[Batch], game: Contest) -> None:
+    def __init__(self, config: dict[str, Any], where: torch.device, batches: Iterator[Batch], game: Contest) -> None:
         torch.manual_seed(config["seed"])
-        self.model = models.build(config["model"], config["image_size"]).to(device)
+        self.model = models.build(config["model"], config["image_size"]).to(where)
         self.replica = models.parallel(self.model, config["bucket_mb"])
         self.replica.register_comm_hook(game, contest.play)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=1e-4)  # the paper's
-        self.spans, self.batches, self.device = Spans(), batches, device
-        self.anchor = next(self.model.parameters())
+        self.spans, self.batches, self.device = Spans(), batches, where
         self._kept: list[torch.Tensor] = []
 
     def backward(self) -> None:
         """Compute the gradient of the next batch; `play` gets it."""
         self.optimizer.zero_grad()
-        with self.spans("data"):
+        with device.timed(self.spans, "data", self.device):
             pictures, labels = (part.to(self.device) for part in next(self.batches))
-            synchronize(self.anchor)
-        with self.spans("forward"):
+        with device.timed(self.spans, "forward", self.device):
             loss = cross_entropy(self.replica(pictures), labels)
-            synchronize(self.anchor)
-        with self.spans("backward"):
+        with device.timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]
-            synchronize(self.anchor)
 
     def step(self) -> None:
         """Apply what is in the gradient."""
-        with self.spans("step"):
+        with device.timed(self.spans, "step", self.device):
             self.optimizer.step()
-            synchronize(self.anchor)
 
     @torch.no_grad()
     def remember(self) -> None:
@@ -99,8 +94,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
     config = run.head["config"]
     run.head["coordinates"] = sum(parameter.numel() for parameter in trial.model.parameters())
     overlap = config["schedule"] == "overlap"
-    rounds = -(-config["iterations"] // BLOCK) if overlap else config["iterations"]
-    for iteration in _counted(comm, config["warmup"], rounds):
+    for iteration in _Rounds(comm, run, block=BLOCK if overlap else 1):
         trial.backward()
         samples = list(game.round(iteration + config["warmup"], game.held))
         game.apply(iteration + config["warmup"], game.held)
@@ -118,10 +112,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
 def _overlapped(
     config: dict[str, Any], comm: MPI.Comm, game: Contest, recorder: Recorder, trial: Trial, played: int
 ) -> None:
-    """Give each method its block of iterations, all from the same weights and momentum.
-
-    `played` is the number of the round; in the last one the blocks may be shorter.
-    """
+    """Give each method its block of iterations, all from the same weights and momentum; `played` is the round."""
     trial.remember()
     game.remember()
     for method in game.shuffled():
@@ -129,8 +120,6 @@ def _overlapped(
         game.restore()
         for i in range(BLOCK if played >= 0 else 1):
             iteration = played * BLOCK + i
-            if iteration >= config["iterations"]:
-                break
             step = (played + config["warmup"]) * BLOCK + i
             with game.overlapping(method, step):
                 seconds = _timed(comm, trial)
@@ -148,25 +137,58 @@ def _timed(comm: MPI.Comm, trial: Trial) -> float:
     began = time.perf_counter()
     trial.backward()
     trial.step()
+    synchronize(trial.device)
     return time.perf_counter() - began
 
 
-def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, device: torch.device) -> None:
+def measure_sizes(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, where: torch.device) -> None:
     """Exchange random vectors of each size, as the micro-benchmarks do."""
     config = run.head["config"]
     for size in config["sizes"]:
         noise = torch.Generator().manual_seed(config["seed"] * comm.size + comm.rank)
-        vector = torch.randn(size // 4, generator=noise).to(device)
+        vector = torch.randn(size // 4, generator=noise).to(where)
         held = [HeldBucket(0, vector, [vector], True)]
         recorder.traffic(size, held)
-        for iteration in _counted(comm, config["warmup"], config["iterations"], f"{size} bytes"):
+        for iteration in _Rounds(comm, run, f"{size} bytes", size):
             samples = game.round(iteration + config["warmup"], held)
             recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])
 
 
-def _counted(comm: MPI.Comm, warmup: int, rounds: int, what: str = "round") -> Iterator[int]:
-    """Count from -warmup to rounds, with a progress bar on rank 0 of a terminal."""
-    from tqdm import tqdm
+class _Rounds:
+    """Counts the rounds of a measurement from -warmup on, until it has what was asked for. Collective.
 
-    hidden = comm.rank != 0 or not sys.stderr.isatty()
-    return iter(tqdm(range(-warmup, rounds), what, disable=hidden, leave=False))
+    The number asked for may be the least: with `until` more follow until the intervals are narrow enough. They are
+    looked at ever more rarely, so that looking stays cheap; and where to stop depends on their width alone, not on
+    what they say (Chow & Robbins 1965).
+    """
+
+    def __init__(self, comm: MPI.Comm, run: Run, what: str = "round", size: int | None = None, block: int = 1) -> None:
+        self.comm, self.run, self.what, self.size = comm, run, what, size
+        self.config = run.head["config"]
+        self.least = -(-self.config["iterations"] // block)
+        self.cap = self.config["time_cap"] / max(1, len(self.config["sizes"]))
+
+    def __iter__(self) -> Iterator[int]:
+        """Count, with a progress bar on rank 0 of a terminal."""
+        from tqdm import tqdm
+
+        began, done = time.monotonic(), self.least
+        hidden = self.comm.rank != 0 or not sys.stderr.isatty()
+        with tqdm(total=self.config["warmup"] + self.least, desc=self.what, disable=hidden, leave=False) as bar:
+            for i in range(-self.config["warmup"], self.least):
+                yield i
+                bar.update()
+            while self.config["until"] and self.comm.bcast(self._goes_on(began)):
+                more = max(1, done // 10)
+                bar.total += more
+                for i in range(done, done + more):
+                    yield i
+                    bar.update()
+                done += more
+
+    def _goes_on(self, began: float) -> bool | None:
+        """Return, on rank 0, whether the intervals are still too wide and there is time."""
+        if self.comm.rank != 0:
+            return None
+        wanted: float = self.config["until"]
+        return time.monotonic() - began < self.cap and rows.widest(self.run, self.size) > wanted

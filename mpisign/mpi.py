@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+    from numpy.typing import NDArray
 
 # What launchers tell the processes that they start, the one nearest to the process first: (ranks, this rank).
 LAUNCHERS = {
@@ -124,7 +125,7 @@ class Patient:
     """
 
     NAPS = 2e-5, 1e-3  # seconds, the first and the longest: a test takes some microseconds of a core
-    _COLLECTIVES = ("Allgather", "Allreduce", "Alltoall", "Bcast", "Gather")
+    _COLLECTIVES = ("Allgather", "Allreduce", "Alltoall", "Bcast")
 
     def __init__(self, comm: MPI.Comm, origin: Patient | None = None) -> None:
         self._comm, self._origin, self.patient = comm, origin or self, False
@@ -133,14 +134,30 @@ class Patient:
         if name not in self._COLLECTIVES or not self._origin.patient:
             return getattr(self._comm, name)
         start = getattr(self._comm, f"I{name.lower()}")
+        return lambda *arguments, **named: self._wait([start(*arguments, **named)])
 
-        def collective(*arguments: Any, **named: Any) -> None:
-            request, nap = start(*arguments, **named), self.NAPS[0]
-            while not request.Test():
-                time.sleep(nap)
-                nap = min(2 * nap, self.NAPS[1])
+    def _wait(self, requests: list[MPI.Request]) -> None:
+        from mpi4py import MPI
 
-        return collective
+        nap = self.NAPS[0]
+        while not MPI.Request.Testall(requests):
+            time.sleep(nap)
+            nap = min(2 * nap, self.NAPS[1])
+
+    def Gather(self, sent: NDArray[Any], received: NDArray[Any] | None, root: int = 0) -> None:
+        """Gather blocks into the rows of the root's `received`, each sent to it directly if patient.
+
+        For MPICH's own non-blocking gather goes forward by 4 KiB a test on 4 ranks or more: 200 naps for 800 KB.
+        """
+        if not self._origin.patient:
+            self._comm.Gather(sent, received, root)
+        elif received is None:
+            self._wait([self._comm.Isend(sent, root)])
+        else:
+            others = [rank for rank in range(self._comm.size) if rank != root]
+            requests = [self._comm.Irecv(received[rank], rank) for rank in others]
+            received[root] = sent
+            self._wait(requests)
 
     def Dup(self) -> Patient:
         """Return a duplicate, patient by itself."""

@@ -49,6 +49,7 @@ class Recipe:
     bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
     adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
     adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
+    share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out")
     seed: int = option(0, "of weights, order, augmentation, coins and traitors", type=natural, metavar="N")
     output: str = option("", "the folder of log and checkpoints (default: a new one in runs/)", metavar="FOLDER")
     checkpoint_every: int = option(1, "epochs between checkpoints", type=positive, metavar="N")

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .records import Run
-from .statistics import median_interval, verdict
+from .statistics import Median, median_interval, verdict
 
 Row = dict[str, Any]
 
 _BYTES = ("sent_bytes", "received_bytes", "busiest_bytes")
-_AGAINST = ("speedup", "speedup_low", "speedup_high", "comm_ratio", "verdict")
+_AGAINST_RIVAL = ("rival", "rival_speedup", "rival_low", "rival_high", "rival_verdict")
+_AGAINST = ("speedup", "speedup_low", "speedup_high", "comm_ratio", "verdict", *_AGAINST_RIVAL)
 KEYS = ("method", "baseline", "compute_s", "comm_s", "comm_low_s", "comm_high_s", "iteration_s", "images_per_s",
         *_BYTES, *_AGAINST, "wrong")  # fmt: skip
 OVERLAP_KEYS = ("method", "baseline", "iteration_s", "iteration_low_s", "iteration_high_s", "exposed_s",
@@ -65,6 +66,33 @@ def _samples(lines: Iterable[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def iterations(run: Run) -> tuple[int, int]:
+    """Return how many iterations were measured: in a sweep the fewest and the most of any size."""
+    seen: dict[int | None, set[int]] = defaultdict(set)
+    for line in run.overlapped or run.exchange:
+        seen[line.get("bytes")].add(line["iteration"])
+    counts = [len(found) for found in seen.values()]
+    return min(counts), max(counts)
+
+
+def iteration_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
+    """Return each method's samples of an iteration in seconds; in a sweep the exchange is all there is."""
+    if run.overlapped:
+        return overlapped_samples(run)
+    compute = _slowest(run.compute, compute_seconds) if run.compute else 0.0
+    return {method: compute + samples for method, samples in comm_samples(run, size).items()}
+
+
+def widest(run: Run, size: int | None = None) -> float:
+    """Return how far the interval of any row's speed-up reaches to a side, as a share of it.
+
+    Without a baseline it is the interval of the iteration itself.
+    """
+    samples, baseline = iteration_samples(run, size), run.head["baseline"]
+    series = [samples[baseline] / samples[method] if baseline else samples[method] for method in run.head["methods"]]
+    return max((high - low) / (2 * median) for median, low, high in map(median_interval, series))
+
+
 def rows(run: Run) -> list[Row]:
     """Return a row for each method, in the order asked for; for each size, and with `bytes`, in a sweep.
 
@@ -79,22 +107,22 @@ def rows(run: Run) -> list[Row]:
 def _serial_rows(run: Run, size: int | None) -> list[Row]:
     head, comm = run.head, comm_samples(run, size)
     wrong = _wrong(line for line in run.exchange if line.get("bytes") == size)
-    compute = _slowest(run.compute, compute_seconds) if run.compute else np.zeros(len(next(iter(comm.values()))))
-    iterations = {method: compute + samples for method, samples in comm.items()}
+    compute = float(np.median(_slowest(run.compute, compute_seconds))) if run.compute else 0.0
+    iterations, against = iteration_samples(run, size), _Against(run, size)
     found = []
     for method in head["methods"]:
         exchange, iteration = median_interval(comm[method]), float(np.median(iterations[method]))
         row: Row = {
             "method": method,
             "baseline": head["baseline"],
-            "compute_s": float(np.median(compute)),
+            "compute_s": compute,
             "comm_s": exchange.median,
             "comm_low_s": exchange.low,
             "comm_high_s": exchange.high,
             "iteration_s": iteration,
             "images_per_s": _images(run) / iteration if run.compute else None,
             **_traffic(run, size, method),
-            **_against(comm, iterations, head["baseline"], method),
+            **against.row(method),
             "wrong": wrong[method],
         }
         found.append(({"bytes": size} if size else {}) | row)
@@ -102,7 +130,7 @@ def _serial_rows(run: Run, size: int | None) -> list[Row]:
 
 
 def _overlapped_rows(run: Run) -> list[Row]:
-    head, comm, iterations = run.head, comm_samples(run), overlapped_samples(run)
+    head, comm, iterations, against = run.head, comm_samples(run), overlapped_samples(run), _Against(run)
     wrong, alone = _wrong([*run.exchange, *run.overlapped]), {name: float(np.median(comm[name])) for name in comm}
     found = []
     for method in head["methods"]:
@@ -123,7 +151,7 @@ def _overlapped_rows(run: Run) -> list[Row]:
             "hidden": exposed and 1 - exposed.median / alone[method],
             "images_per_s": _images(run) / iteration.median,
             **_traffic(run, None, method),
-            **_against(comm, iterations, head["baseline"], method),
+            **against.row(method),
             "wrong": wrong[method],
         })  # fmt: skip
     return found
@@ -151,21 +179,43 @@ def _traffic(run: Run, size: int | None, method: str) -> Row:
     }
 
 
-def _against(
-    comm: dict[str, NDArray[np.float64]], iterations: dict[str, NDArray[np.float64]], baseline: str | None, method: str
-) -> Row:
-    """Hold a method against the baseline: medians of the ratios of paired samples, with their interval."""
-    if baseline is None:
-        return dict.fromkeys(_AGAINST)
-    speedup = median_interval(iterations[baseline] / iterations[method])
-    said = {baseline: "baseline", "none": "ceiling"}.get(method) or verdict(speedup, len(iterations[method]))
-    return {
-        "speedup": speedup.median,
-        "speedup_low": speedup.low,
-        "speedup_high": speedup.high,
-        "comm_ratio": float(np.median(comm[baseline] / comm[method])) if method != "none" else None,
-        "verdict": said,
-    }
+class _Against:
+    """Holds the methods of a run against its baseline and against its fastest rival, whichever that is."""
+
+    def __init__(self, run: Run, size: int | None = None) -> None:
+        self.baseline, self.comm, self.iterations = (
+            run.head["baseline"],
+            comm_samples(run, size),
+            iteration_samples(run, size),
+        )
+        faulty = [method for method, wrong in _wrong([*run.exchange, *run.overlapped]).items() if wrong]
+        self.medians = {
+            method: float(np.median(samples)) for method, samples in self.iterations.items()
+            if method != "none" and method not in faulty
+        }  # fmt: skip
+        self.votes = [method for method in self.medians if method.startswith("vote-")]
+        rivals = [method for method in self.medians if method not in self.votes]
+        self.rival = min(rivals, key=self.medians.__getitem__, default=None)
+
+    def speedup(self, other: str, method: str) -> tuple[Median, str]:
+        """Return the median of other / method over the paired samples, its interval, and the verdict."""
+        found = median_interval(self.iterations[other] / self.iterations[method])
+        return found, verdict(found, len(self.iterations[method]))
+
+    def row(self, method: str) -> Row:
+        """Return _AGAINST of a method."""
+        row: Row = dict.fromkeys(_AGAINST)
+        if self.baseline is not None:
+            found, said = self.speedup(self.baseline, method)
+            row |= dict(zip(_AGAINST, found, strict=False))
+            row["verdict"] = {self.baseline: "baseline", "none": "ceiling"}.get(method, said)
+            if method != "none":
+                row["comm_ratio"] = float(np.median(self.comm[self.baseline] / self.comm[method]))
+        if self.rival is not None:
+            found, said = self.speedup(self.rival, method)
+            row |= dict(zip(_AGAINST_RIVAL, (self.rival, *found, said), strict=True))
+            row["rival_verdict"] = {self.rival: "fastest rival", "none": "ceiling"}.get(method, said)
+        return row
 
 
 def answer(run: Run, size: int | None = None) -> Row | None:
@@ -175,22 +225,15 @@ def answer(run: Run, size: int | None = None) -> Row | None:
 
     It has vote, rival, their medians of an iteration, the speed-up of paired samples, its interval, and the verdict.
     """
-    iterations = overlapped_samples(run)
-    if not iterations:
-        compute = _slowest(run.compute, compute_seconds) if run.compute else np.zeros(1)
-        iterations = {method: compute + samples for method, samples in comm_samples(run, size).items()}
-    medians = {method: float(np.median(samples)) for method, samples in iterations.items() if method != "none"}
-    faulty = [method for method, wrong in _wrong([*run.exchange, *run.overlapped]).items() if wrong]
-    medians = {method: median for method, median in medians.items() if method not in faulty}
-    votes = [method for method in medians if method.startswith("vote-")]
-    rivals = [method for method in medians if method not in votes]
-    if not votes or not rivals:
+    against = _Against(run, size)
+    if not against.votes or against.rival is None:
         return None
-    vote, rival = min(votes, key=medians.__getitem__), min(rivals, key=medians.__getitem__)
-    speedup = median_interval(iterations[rival] / iterations[vote])
+    vote = min(against.votes, key=against.medians.__getitem__)
+    (speedup, low, high), said = against.speedup(against.rival, vote)
     return {
-        "vote": vote, "rival": rival, "vote_s": medians[vote], "rival_s": medians[rival], "speedup": speedup.median,
-        "speedup_low": speedup.low, "speedup_high": speedup.high, "verdict": verdict(speedup, len(iterations[vote])),
+        "vote": vote, "rival": against.rival,
+        "vote_s": against.medians[vote], "rival_s": against.medians[against.rival],
+        "speedup": speedup, "speedup_low": low, "speedup_high": high, "verdict": said,
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .records import Run
-from .rows import Row, answer, breakdown, grouped, overlapped_breakdown, phases, rows
+from .rows import Row, answer, breakdown, grouped, iterations, overlapped_breakdown, phases, rows, widest
 from .statistics import ENOUGH, Median
 
 FORMATS = ("table", "markdown", "csv", "json", "lines")
@@ -44,6 +44,13 @@ def _speedup(row: Row) -> str:
     return f"{_ratio(row['speedup'])} {_interval(row['speedup_low'], row['speedup_high'], _ratio)}"
 
 
+def _against_rival(row: Row) -> str:
+    if row["rival_speedup"] is None or row["rival_verdict"] in ("fastest rival", "ceiling"):
+        return row["rival_verdict"] or ""
+    interval = _interval(row["rival_low"], row["rival_high"], _ratio)
+    return f"{_ratio(row['rival_speedup'])} {interval} {row['rival_verdict']}"
+
+
 def _exposed(row: Row) -> str:
     if row["exposed_s"] is None:
         return ""
@@ -61,6 +68,7 @@ _BYTES: Columns = {
 }
 _VERDICT: Columns = {
     "verdict": lambda row: row["verdict"] or "",
+    "against the fastest rival [interval]": _against_rival,
     "wrong": lambda row: "" if row["wrong"] is None else row["wrong"],
 }
 COLUMNS: dict[str, Columns] = {  # by schedule
@@ -153,7 +161,11 @@ def title(run: Run) -> str:
     )  # fmt: skip
     baseline = run.head["baseline"] or "none (nothing to compare with)"
     schedule = "" if config["sizes"] else f", schedule {config['schedule']}"
-    return f"{what}; {ranks} ranks, {config['iterations']} iterations{schedule}; baseline: {baseline}"
+    fewest, most = iterations(run)
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    gpus = run.head["machine"].get("gpus", 0)
+    shared = f" on {gpus} shared GPU{'s' * (gpus > 1)} (NOT A CLUSTER'S TIMES)" if 0 < gpus < ranks else ""
+    return f"{what}; {ranks} ranks{shared}, {count} iterations{schedule}; baseline: {baseline}"
 
 
 def _methods(run: Run, style: str) -> str:
@@ -251,6 +263,9 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         f"numba {machine['numba']}, mpi4py {machine['mpi4py']}, Python {machine['python']}, "
         f"mpisign commit {machine['commit']}"
     )
+    if machine.get("gpus"):
+        fault = machine["device_memory_fault"]
+        said.append(f"votes over MPI go {'from device memory' if fault is None else f'by way of the host: {fault}'}")
     said.append(f"memory: at most {max(run.end['peak_bytes']) / 1e9:.2f} GB resident in a rank")
     said.append(
         f"vote: tie rule {config['tie']}, momentum {config['momentum']}, traitors: {config['adversaries']}"
@@ -266,11 +281,18 @@ def notes(run: Run, bullet: str = "") -> list[str]:
     settled = SETTLED if run.compute else 1
     if config["warmup"] < settled:
         said.append(f"WARNING: {config['warmup']} warm-up iterations: the first {settled} make the exchanges' plans")
-    if 0 < config["iterations"] < ENOUGH:
-        least = 1 - 2.0 ** (1 - config["iterations"])
+    fewest, _ = iterations(run)
+    if fewest < ENOUGH:
+        least = 1 - 2.0 ** (1 - fewest)
         said.append(
-            f"WARNING: {config['iterations']} iterations: intervals are the range, "
-            f"which covers the median with {least:.1%}, not 95 %"
+            f"WARNING: {fewest} iterations: intervals are the range, which covers the median with {least:.1%}, not 95 %"
+        )
+    if config.get("until"):
+        reached = max(widest(run, size) for size in config["sizes"] or [None])
+        said.append(
+            ("WARNING: " if reached > config["until"] else "")
+            + f"asked to go on, for {config['time_cap']:.0f} s at most, until every speed-up's interval is within "
+            f"{config['until']:.3g} of it to each side: within {reached:.2g}"
         )
     if config["adversaries"]:
         said.append(

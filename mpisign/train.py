@@ -56,7 +56,7 @@ def settle(config: Recipe, comm: MPI.Comm) -> Setting:
     from . import checkpoint, models, place
     from .data import Pictures, augmentation, evaluation
 
-    here = place.find(comm)
+    here = place.find(comm, config.share_gpus)
     if config.votes and config.optimizer != "sgd":
         raise ValueError(f"optimizer: {config.optimizer} needs the mean of the gradients, a vote is applied by sgd")
     if needs_nccl(config.method) and here.without_nccl:
@@ -236,7 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with mpi.refusing(comm, PROGRAM):
             check_agreed(comm, setting.train, "train")
             check_agreed(comm, setting.validate, "val")
-        return _main(comm, setting, stop)
+        from . import place
+
+        with place.telling_of_memory():
+            return _main(comm, setting, stop)
 
 
 def _main(comm: MPI.Comm, setting: Setting, stop: Stop) -> int:

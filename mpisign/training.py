@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from . import baselines, check, checkpoint, models, mpi
 from .adversary import Traitor
 from .data import Pictures, TrainingSampler, ValidationSampler, loader, seed_of
+from .device import timed
 from .hook import VoteState, vote_hook
 from .methods import VOTES
 from .place import Place
@@ -85,9 +86,9 @@ class Training:
         self.hook: tuple[baselines.Hook, Any]
         if config.votes:
             exchange, backend = VOTES[config.method]
-            carrier: Any = GroupComm(comm, backend, self.device) if backend else comm
+            carrier: Any = GroupComm(comm, backend) if backend else comm
             self.state = VoteState(carrier, config.momentum, exchange, config.tie, adversary, config.seed, self.spans,
-                                   config.schedule)  # fmt: skip
+                                   config.schedule, place.takes_device_memory)  # fmt: skip
             held.callback(self.state.close)
             self.hook = vote_hook, self.state
         else:
@@ -176,15 +177,15 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        with self.spans("data"):
+        with timed(self.spans, "data", self.device):
             pictures, labels = pictures.to(self.device), labels.to(self.device)
-        with self.spans("forward"):
+        with timed(self.spans, "forward", self.device):
             loss = self._loss(self._output(self.replica, pictures), labels)
             mine = float(loss.detach())
         # Agreed on while backward runs: who is to stop, whose loss is not finite, and the loss.
         told = np.array([self.stop(), not math.isfinite(mine), mine if math.isfinite(mine) else 0.0])
         agreed = self._sum(told)
-        with self.spans("backward"):
+        with timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]
         with self.spans("agree"):
             agreed()
@@ -194,7 +195,7 @@ class Training:
                 f"step {position.step + 1} (epoch {position.epoch + 1}): the loss is not finite on "
                 f"rank{'s' * (len(guilty) > 1)} {', '.join(map(str, guilty))}; that step was not taken"
             )
-        with self.spans("step"):
+        with timed(self.spans, "step", self.device):
             self.optimizer.step()
         mean = float(told[2]) / self.comm.size
         self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1,

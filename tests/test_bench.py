@@ -77,10 +77,24 @@ def test_the_overlapped_schedule(tmp_path, ranks):
     assert "exposed comm ms" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
     assert all(row["wrong"] == 0 for row in rows.rows(kept) if row["method"] != "none")
-    assert len(kept.overlapped) == 7 * ranks * len(ABLE)
+    assert len(kept.overlapped) == 8 * ranks * len(ABLE)  # in blocks of 2
     for line in kept.overlapped:
         assert sum(line[name] for name in rows.COMPUTE_SPANS) <= line["seconds"]
         assert ("pack" in line) == (line["method"] in VOTES)
+
+
+@pytest.mark.parametrize("what", [("--schedule", "overlap"), ("--sizes", "1K:2K:2")], ids=["overlap", "sweep"])
+@pytest.mark.parametrize(("until", "cap", "reached"), [("0.9", "60", True), ("0.000001", "2", False)])
+def test_it_goes_on_until_the_intervals_are_narrow_or_time_is_up(tmp_path, what, until, cap, reached):
+    ended = run(2, *TINY, *what, "--until", until, "--time-cap", cap, "--methods", "gloo,vote-alltoall",
+                "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    sizes = kept.head["config"]["sizes"] or [None]
+    assert (max(rows.widest(kept, size) for size in sizes) <= float(until)) == reached
+    fewest, _ = rows.iterations(kept)
+    assert fewest >= 6
+    assert ("WARNING: asked to go on" in ended.stdout) != reached
 
 
 def test_a_sweep_over_sizes(tmp_path):

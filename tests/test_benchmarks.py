@@ -12,6 +12,7 @@ from torch import nn
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import keep
 import noise
+import null
 import quadratic
 
 DRAWS, COORDINATES = 1000, 200
@@ -120,3 +121,13 @@ def test_a_figure_that_cannot_be_is_refused_before_the_measurement(name, said, t
     with pytest.raises(SystemExit):
         run_keep(monkeypatch, "--figure", tmp_path / name)
     assert said in capsys.readouterr().err
+
+
+def test_the_null_experiment_counts_what_it_says():
+    rng = np.random.default_rng(0)
+    times = 1e-3 * rng.lognormal(0, 0.01, 4000)
+    lines = [{"seconds": np.stack([times, times * rng.lognormal(0, 0.01, 4000), times * 1.05], axis=1)}]
+    for way, n, comparisons, different, slower in null.rates(lines):
+        assert comparisons == 4000 // n
+        assert slower == comparisons
+        assert 0 < different < 0.12 * comparisons or n > 20, way

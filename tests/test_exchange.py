@@ -44,6 +44,30 @@ def test_a_plan_votes_again_and_keeps_its_input(comm, name):
     plan.close()
 
 
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_patient_vote_is_the_same(comm, name):
+    patient = mpi.Patient(comm.Dup())
+    patient.patient = True
+    for W in (*widths(comm.size), 100_000):
+        every, words = ballots(comm, W)
+        plan = EXCHANGES[name](patient, W)
+        plan.words[:] = words
+        assert np.array_equal(plan.vote(), reference.majority(every, "positive"))
+        plan.close()
+    patient.Free()
+
+
+def test_a_patient_gather_is_one_to_any_root(comm):
+    patient = mpi.Patient(comm.Dup())
+    patient.patient = True
+    every, mine = ballots(comm, 1000)
+    for root in range(comm.size):
+        gathered = np.zeros_like(every) if comm.rank == root else None
+        patient.Gather(mine, gathered, root)
+        assert gathered is None or np.array_equal(gathered, every)
+    patient.Free()
+
+
 @pytest.fixture(params=[1, 2, 3])
 def pretended_nodes(request, comm, monkeypatch):
     """Make MPI see nodes of so many ranks, the last one perhaps smaller."""

@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mpisign
-from mpisign import check
+from mpisign import check, device
 from mpisign.adversary import ADVERSARIES
 from mpisign.baselines import BASELINES, process_group
 from mpisign.contest import Contest, HeldBucket, play
 from mpisign.exchange import EXCHANGES
 from mpisign.methods import METHODS, VOTES, needs_nccl
-from mpisign.transport import GroupComm
+from mpisign.spans import Spans
+from mpisign.transport import GroupComm, plan_for
 from mpisign.votes import TIES
 from mpisign.worker import SCHEDULES
 
@@ -357,13 +358,13 @@ def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", sorted({vote.exchange for vote in VOTES.values() if vote.backend}))
 def test_votes_over_a_process_group_are_exact(comm, name, rule):
-    carrier = GroupComm(comm, "gloo", torch.device("cpu")).Dup()
+    carrier = GroupComm(comm, "gloo").Dup()
     for W in (0, 1, comm.size, 64 * comm.size + 1, 5000):
         every = np.random.default_rng(W).integers(0, 2**64, (comm.size, W), np.uint64)
-        plan = EXCHANGES[name](carrier, W, rule, seed=4)
-        plan.words[:] = every[comm.rank]
+        plan = plan_for(carrier, name, W, rule, 4, torch.device("cpu"))
+        plan.words[:] = device.tensor_of(every[comm.rank])
         for step in range(2):
-            assert np.array_equal(plan.vote(step), reference.majority(every, rule, 4, step))
+            assert np.array_equal(device.words_of(plan.vote(step, Spans())), reference.majority(every, rule, 4, step))
         plan.close()
     carrier.Free()
 

@@ -128,6 +128,26 @@ def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, s
     assert rows.answer(run) is None
 
 
+def test_each_row_is_held_against_the_fastest_rival_too():
+    run = made_run()
+    bf16 = [
+        line | {"method": "bf16", "seconds": line["seconds"] * 0.5} for line in run.exchange if line["method"] == "gloo"
+    ]
+    run.samples += bf16
+    run.head["methods"].append("bf16")
+    run.head["traffic"]["model"]["bf16"] = [[200, 200]] * 2
+    found = {row["method"]: row for row in rows.rows(run)}
+    vote = found["vote-alltoall"]
+    assert (vote["rival"], vote["rival_verdict"]) == ("bf16", "faster")
+    assert vote["speedup"] == pytest.approx(18 / 12)
+    assert vote["rival_speedup"] == pytest.approx(14 / 12)
+    assert vote["rival_low"] <= vote["rival_speedup"] <= vote["rival_high"]
+    assert [found[name]["rival_verdict"] for name in ("none", "gloo", "bf16")] == ["ceiling", "slower", "fastest rival"]
+    for line in bf16:
+        line["wrong"] = 1  # a rival that is wrong is none
+    assert rows.rows(run)[-1]["rival"] == "gloo"
+
+
 def test_the_breakdown_adds_up():
     names, found = rows.breakdown(made_run())
     vote = next(row for row in found if row["method"] == "vote-alltoall")

@@ -14,8 +14,8 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scan
 PACKAGES = ("slurm-wlm", "munge", "libpmix2")
 PMIX = Path("/usr/lib/x86_64-linux-gnu/pmix2/lib")
 
-# 16 pretended CPUs; cred_expire makes a requeue take seconds, not two minutes; FirstJobId, since what killed ranks of an
-# earlier cluster's job leave in /dev/shm is named after the job (slurm/imagenet.sh).
+# 16 pretended CPUs; cred_expire makes a requeue take seconds, not two minutes; FirstJobId, since what killed ranks of
+# an earlier cluster's job leave in /dev/shm is named after the job (slurm/imagenet.sh).
 CONFIGURATION = """
 ClusterName=test
 FirstJobId={first}
