@@ -264,9 +264,11 @@ def check_cuda(ranks: Ranks) -> list[Finding]:
     none = "no device here, so all ranks would compute on CPUs: start ranks only where devices are"
     found += told(WARNING, ranks, lambda facts: None if facts.cuda and facts.cuda.uuid else none)
     if not found and devices < len(ranks):
-        text = f"{len(ranks)} ranks share {devices} device(s), so all would compute on CPUs"
-        advice = f"start one rank a device (mpirun -n {devices}; Slurm: --gpus-per-task=1)"
-        found.append(Finding(WARNING, f"{text}: {advice}"))
+        text = f"{len(ranks)} ranks, but {devices} device(s), which the bench refuses"
+        advice = (
+            f"start one rank a device (mpirun -n {devices}; Slurm: --gpus-per-task=1), or try it out by --share-gpus"
+        )
+        found.append(Finding(ERROR, f"{text}: {advice}"))
     return found or [Finding(OK, f"{devices} device(s), one a rank")]
 
 
@@ -294,9 +296,9 @@ def check_nccl(ranks: Ranks) -> list[Finding]:
 
 
 def check_cuda_aware(ranks: Ranks) -> list[Finding]:
-    """Tell what the library claims of device memory; nothing depends on it."""
+    """Tell what the library claims of device memory; the bench tries it, in a process of its own, and no check does."""
     claims = {True: "claims to take device memory", False: "takes no device memory", None: "can't be asked"}
-    needless = "mpisign does not need it to, for what it hands to MPI lies in host memory"
+    needless = "where there are devices the bench tries it first; without it, words pass through host memory"
     world = ranks[0].world
     return [Finding(OK, f"the library {claims[world.cuda_aware]}; {needless}")] if world else []
 

@@ -79,7 +79,7 @@ class Cuda:
     built: str | None  # the CUDA that torch was built for
     devices: int
     uuid: str | None  # of the device that would be this rank's
-    nccl_fault: str | None  # why NCCL can't run here, even with a device for each rank
+    nccl_fault: str | None  # why NCCL can't run here
 
 
 @dataclass(frozen=True)
@@ -323,4 +323,4 @@ def torch_cuda(local: int) -> Cuda:
     devices, uuid = torch.cuda.device_count() if torch.cuda.is_available() else 0, None
     if devices:
         uuid = str(torch.cuda.get_device_properties(local % devices).uuid)
-    return Cuda(torch.version.cuda, devices, uuid, nccl_fault(own_device=True))
+    return Cuda(torch.version.cuda, devices, uuid, nccl_fault())

@@ -119,7 +119,7 @@ FAULTS = {
         "CUDA", WARNING, four(cuda=lambda rank: device(rank, "ab-c")), "no device here, so all ranks would compute on "
         "CPUs: start ranks only where devices are (rank 2)"),
     "shared devices": (
-        "CUDA", WARNING, four(cuda=lambda rank: device(rank, "abab")), "4 ranks share 2 device(s)"),
+        "CUDA", ERROR, four(cuda=lambda rank: device(rank, "abab")), "4 ranks, but 2 device(s)"),
     "NCCL, on shared devices": (
         "NCCL", WARNING, four(cuda=lambda rank: device(rank, "abab")), "it needs one CUDA device a rank"),
     "torch without NCCL": (
