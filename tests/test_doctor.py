@@ -307,7 +307,7 @@ def test_a_rank_that_never_joins_does_not_hang_the_others(clean_shared_memory):
     assert re.match(r"error +MPI library: after 3 s: MPI did not start", last), ended.stdout
 
 
-def test_a_rank_that_dies_while_it_is_examined(tmp_path):
+def test_a_rank_that_dies_while_it_is_examined(tmp_path, clean_shared_memory):
     (tmp_path / "tqdm.py").write_text("import os, sys\nos._exit(7)\n")
     ended = alone(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     assert ended.returncode == 1
