@@ -42,6 +42,7 @@ test-slurm: $(VENV)/installed-test $(VENV)-second/installed
 	$(bin)/python -m pytest -q -p no:cacheprovider tests/slurm
 
 readme: $(VENV)/installed-test
+	$(bin)/python benchmarks/readme.py
 	$(bin)/cog -r -P -I benchmarks README.md results/README.md
 
 $(VENV)/bin/python:

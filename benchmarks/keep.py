@@ -2,13 +2,10 @@
 
 import argparse
 import importlib.util
-import io
 import json
-import os
-import tempfile
 from pathlib import Path
 
-from mpisign import records
+from mpisign import charts, records
 
 
 def keep_and_show(name, description, measure, show, draw=None):
@@ -44,26 +41,4 @@ def keep_and_show(name, description, measure, show, draw=None):
         if lines:
             show(lines, "simple")
     if lines and figure:
-        write_figure(figure, draw, lines)
-
-
-def write_figure(path, draw, lines):
-    """Write what `draw` makes of the lines as SVG to `path` and as PNG beside it: the same lines, the same bytes."""
-    import matplotlib
-
-    drawn = {}
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not the user's own settings
-        matplotlib.use("Agg")
-        matplotlib.rcParams["svg.hashsalt"] = "mpisign"
-        figure = draw(lines)
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            picture = io.BytesIO()
-            figure.savefig(picture, format=suffix[1:], metadata=metadata, dpi=120)
-            drawn[path.with_suffix(suffix)] = picture.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        for target, picture in drawn.items():
-            (Path(folder) / target.name).write_bytes(picture)
-        for target in drawn:
-            os.replace(Path(folder) / target.name, target)
+        charts.write(figure.with_suffix(""), lambda: draw(lines))

@@ -1,10 +1,17 @@
-"""What the READMEs show, drawn from the newest records in results/; cog runs it (`make readme`)."""
+"""What the READMEs show, drawn from the newest records in results/; cog runs it (`make readme`).
+
+python benchmarks/readme.py draws the charts that are among it.
+"""
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+CHARTED = ("resnet50-16-ranks",)
+CHARTS = {"breakdown": "Where an iteration's time goes, method by method",
+          "distribution": "Every sample of each method, with medians and intervals"}  # fmt: skip
 
 
 def newest(name: str) -> Path:
@@ -29,6 +36,25 @@ def report(name: str) -> None:
     show(name, "-m", "mpisign.report", "--format", "markdown")
 
 
+def charts(name: str) -> None:
+    """Print the charts of a run of the bench, which `draw` left beside its record."""
+    record = newest(name)
+    for chart, says in CHARTS.items():
+        figure = record.with_name(f"{record.stem}-{chart}.svg")
+        if not (ROOT / figure).exists():
+            raise SystemExit(f"{figure} is not there: python benchmarks/readme.py draws it")
+        print(f"\n![{says}]({figure})")
+    print()
+
+
+def draw() -> None:
+    """Draw the charts that the READMEs show, beside their records."""
+    for name in CHARTED:
+        record = newest(name)
+        command = [sys.executable, "-m", "mpisign.report", str(record), "--figures", str(record.parent)]
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+
+
 def benchmark(name: str) -> None:
     """Print the table of a file in benchmarks/."""
     show(name, f"benchmarks/{name}.py", "--show")
@@ -39,6 +65,16 @@ def experiment(name: str) -> None:
     figure = newest(name).with_suffix(".svg")
     print(f"\n![{name}]({figure})\n\n<details><summary>What it says: the table, and its reading</summary>")
     benchmark(name)
+    print("</details>\n")
+
+
+def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:
+    """Print the projection from a sweep and others; its figure lies beside it (`--project` its name without .jsonl)."""
+    figure, others = newest(name).with_suffix(".svg"), [str(newest(other)) for other in beside]
+    print(f"\n![projection]({figure})\n\n<details><summary>The fit, its error, and the break-even bandwidths</summary>")
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = "--project", f"{folder}/drawn"
+        show(name, "-m", "mpisign.report", "--format", "markdown", *options, *drawn, *others)
     print("</details>\n")
 
 
@@ -53,3 +89,7 @@ def records() -> None:
         said = table.title(records.read(path)) if '"type": "run"' in first else "a file of benchmarks/"
         print(f"- [`{path.parent.name}/{path.name}`]({path.parent.name}/{path.name}): {said}")
     print()
+
+
+if __name__ == "__main__":
+    draw()

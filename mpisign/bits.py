@@ -13,18 +13,14 @@ from numpy.typing import NDArray
 
 from .jit import kernel
 from .simd import lerp_negative64, negative64, signs64
+from .traffic import BITS as BITS
+from .traffic import words_for as words_for
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]
 
-BITS = 64  # coordinates in a word
 # One core reads memory faster along several streams at once than along one, for each has its own prefetcher.
 STREAMS = 4
-
-
-def words_for(n: int) -> int:
-    """Return W, the number of words for n coordinates."""
-    return -(-n // BITS)
 
 
 @kernel

@@ -20,10 +20,11 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from . import bits, check, mpi
 from .adversary import Traitor
 from .baselines import BASELINES, LOSSY, Hook, Shapes, betray
-from .exchange import EXCHANGES, Traffic, all_reduce_traffic
+from .exchange import EXCHANGES
 from .hook import VoteState, vote_hook
 from .methods import VOTES
 from .spans import Spans
+from .traffic import Traffic, all_reduce
 from .transport import GroupComm
 from .votes import Tie
 
@@ -81,7 +82,7 @@ def traffic(method: str, shapes: Shapes, tie: str, nodes: list[int]) -> Traffic:
     if method in VOTES:
         W = bits.words_for(sum(map(math.prod, shapes)))
         return EXCHANGES[VOTES[method].exchange].traffic(W, tie, nodes)
-    return all_reduce_traffic(BASELINES[method].wire_bytes(shapes), len(nodes))
+    return all_reduce(BASELINES[method].wire_bytes(shapes), len(nodes))
 
 
 class Contest:

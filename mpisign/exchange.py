@@ -3,9 +3,7 @@
 An exchange is a plan: it belongs to one communicator and one W, allocates once, and is called once a step. Its
 input `words` is the caller's to fill and is left as it was. All ranks get the same bits, the exact majority.
 
-What is sent is booked by what a collective delivers, not by how an MPI library relays it: an all-to-all or all-gather
-of blocks m sends (P - 1) m and receives (P - 1) m; a gather or broadcast costs its root (P - 1) m and every other
-rank m; an all-reduce of m costs 2 (P - 1) / P m both ways, the least that is possible (Patarasuk & Yuan 2009).
+What is sent is booked in `traffic`.
 """
 
 from __future__ import annotations
@@ -15,21 +13,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import mpi, votes
+from . import mpi, traffic, votes
 from .bits import Words, words_of
 from .native import CounterSum
 from .spans import Spans
-from .votes import BLOCK, Tie
+from .traffic import BLOCK, Traffic, blocks_for, planes_for, share_for
+from .votes import Tie
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-WORD = 8  # bytes
-
-# int64 (P, 2): bytes that each rank sends and receives
-Traffic = NDArray[np.int64]
 
 
 def host_zeros(shape: int | tuple[int, ...]) -> Words:
@@ -71,40 +64,16 @@ class Exchange(ABC):
     @abstractmethod
     def _vote(self, tie: Tie, spans: Spans) -> Words: ...
 
-    @staticmethod
-    @abstractmethod
-    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+    @classmethod
+    def traffic(cls, W: int, tie: str, nodes: Sequence[int]) -> Traffic:
         """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
+        return traffic.vote(cls.name, W, tie, nodes)
 
     def close(self) -> None:  # noqa: B027 - most plans have nothing to free
         """Free the MPI handles of this plan. Collective."""
 
     def _result(self) -> Words:
         return self._zeros(votes.voted_shape(self.W, self.tie))
-
-
-def all_reduce_traffic(m: int, P: int) -> Traffic:
-    """Return what an all-reduce of m bytes makes each of P ranks send and receive, at the least."""
-    return _both(_all_reduce(m, P), _all_reduce(m, P), P)
-
-
-def _both(sent: NDArray[np.int64] | int, received: NDArray[np.int64] | int, P: int) -> Traffic:
-    return np.stack([np.broadcast_to(sent, P), np.broadcast_to(received, P)], axis=1).astype(np.int64)
-
-
-def _ballots(tie: str) -> int:
-    """Return how many bits a coordinate's vote has on the way back."""
-    return 2 if tie == "zero" else 1
-
-
-def _to_root(m: int, P: int, back: int) -> Traffic:
-    """Book a gather of m bytes to rank 0 and a broadcast of `back` bytes from it."""
-    root = np.arange(P) == 0
-    return _both(np.where(root, (P - 1) * back, m), np.where(root, (P - 1) * m, back), P)
-
-
-def _all_reduce(m: int, P: int) -> int:
-    return 2 * (P - 1) * m // P
 
 
 class AllGather(Exchange):
@@ -121,11 +90,6 @@ class AllGather(Exchange):
             self.comm.Allgather(self.words, self._all)
         with spans("vote"):
             return votes.majority(self._all, tie, out=self._voted)
-
-    @staticmethod
-    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
-        P = len(nodes)
-        return _both((P - 1) * W * WORD, (P - 1) * W * WORD, P)
 
 
 class Server(Exchange):
@@ -147,10 +111,6 @@ class Server(Exchange):
             self.comm.Bcast(self._voted, root=0)
         return self._voted
 
-    @staticmethod
-    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
-        return _to_root(W * WORD, len(nodes), _ballots(tie) * W * WORD)
-
 
 class AllToAll(Exchange):
     """Each rank is the server of 1/P of the coordinates: all-to-all, vote, all-gather.
@@ -162,7 +122,7 @@ class AllToAll(Exchange):
     name = "alltoall"
 
     def _plan(self) -> None:
-        S = share_of(self.W, self.P)
+        S = share_for(self.W, self.P)
         self._sent = self._zeros(self.P * S)
         self.words = self._sent[: self.W]
         self._received = self._zeros((self.P, S))
@@ -186,17 +146,6 @@ class AllToAll(Exchange):
 
         self.comm.Allgather(MPI.IN_PLACE, rows)
 
-    @staticmethod
-    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
-        P = len(nodes)
-        m = (P - 1) * share_of(W, P) * WORD * (1 + _ballots(tie))
-        return _both(m, m, P)
-
-
-def share_of(W: int, P: int) -> int:
-    """Return S, the words that each of P ranks votes on; P * S >= W."""
-    return -(-W // P)
-
 
 class Reduce(Exchange):
     """MPI_Allreduce over bit-sliced counters with our own operation."""
@@ -204,7 +153,7 @@ class Reduce(Exchange):
     name = "reduce"
 
     def _plan(self) -> None:
-        K, G = votes.planes_for(self.P), votes.blocks_for(self.W)
+        K, G = planes_for(self.P), blocks_for(self.W)
         self._blocks = self._zeros((G, BLOCK))
         self.words = self._blocks.reshape(-1)[: self.W]
         self._planes = self._zeros((G, K, BLOCK))
@@ -220,11 +169,6 @@ class Reduce(Exchange):
         with spans("vote"):
             return votes.decide(self._planes, self.P, self.W, tie, out=self._voted)
 
-    @staticmethod
-    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
-        P = len(nodes)
-        return all_reduce_traffic(_counter_bytes(W, P), P)
-
     def close(self) -> None:
         self._sum.free()
 
@@ -233,10 +177,6 @@ def _sum_counters(comm: MPI.Comm, planes: Words, total: CounterSum) -> None:
     from mpi4py import MPI
 
     comm.Allreduce(MPI.IN_PLACE, [planes, len(planes), total.datatype], total.op)
-
-
-def _counter_bytes(W: int, P: int) -> int:
-    return votes.blocks_for(W) * votes.planes_for(P) * BLOCK * WORD
 
 
 class Hierarchical(Exchange):
@@ -248,7 +188,7 @@ class Hierarchical(Exchange):
         self._node = mpi.split_by_node(self.comm)
         leads = self._node.rank == 0
         self._leaders = self.comm.Split(0 if leads else 1, self.rank)
-        K, G = votes.planes_for(self.P), votes.blocks_for(self.W)
+        K, G = planes_for(self.P), blocks_for(self.W)
         self._all = self._zeros((self._node.size if leads else 0, self.W))
         self._planes = self._zeros((G if leads else 0, K, BLOCK))
         self._voted = self._result()
@@ -268,16 +208,6 @@ class Hierarchical(Exchange):
         with spans("broadcast"):
             self._node.Bcast(self._voted, root=0)
         return self._voted
-
-    @staticmethod
-    def traffic(W: int, tie: str, nodes: Sequence[int]) -> Traffic:
-        P, L = len(nodes), len(set(nodes))
-        total = np.zeros((P, 2), np.int64)
-        for node in sorted(set(nodes)):
-            ranks = np.flatnonzero(np.asarray(nodes) == node)
-            total[ranks] = _to_root(W * WORD, len(ranks), _ballots(tie) * W * WORD)
-            total[ranks[0]] += _all_reduce(_counter_bytes(W, P), L)
-        return total
 
     def close(self) -> None:
         self._sum.free()

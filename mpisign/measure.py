@@ -191,4 +191,5 @@ class _Rounds:
         if self.comm.rank != 0:
             return None
         wanted: float = self.config["until"]
-        return time.monotonic() - began < self.cap and rows.widest(self.run, self.size) > wanted
+        so_far = Run(self.run.head, self.run.samples)  # a run groups its samples once
+        return time.monotonic() - began < self.cap and rows.widest(so_far, self.size) > wanted

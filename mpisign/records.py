@@ -16,10 +16,14 @@ import platform
 import re
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import orjson  # reads long records faster than json does
 
 FORMAT = 2
 # What must agree before two runs are compared.
@@ -56,6 +60,17 @@ class Run:
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.samples if line["type"] == kind]
 
+    def by_method(self, kind: str, size: int | None = None) -> dict[str | None, list[dict[str, Any]]]:
+        """Return the lines of that type, and of that size in a sweep, by their method: once all samples are there."""
+        return self._groups.get((kind, size), {})
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, int | None], dict[str | None, list[dict[str, Any]]]]:
+        groups: dict[Any, dict[Any, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+        for line in self.samples:
+            groups[line["type"], line.get("bytes")][line.get("method")].append(line)
+        return dict(groups)
+
     def lines(self) -> list[str]:
         """Return the run as JSON lines."""
         return [json.dumps(part, allow_nan=False) for part in (self.head, *self.samples, self.end)]
@@ -70,7 +85,7 @@ def read(path: Path) -> Run:
 
     """
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
         kinds = [line["type"] for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: no record of mpisign ({error})") from None
@@ -83,6 +98,11 @@ def read(path: Path) -> Run:
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
+    """Write a text whole or not at all, as `write_bytes` does."""
+    write_bytes(path, "".join(line + "\n" for line in lines).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder.
 
     Raises:
@@ -92,8 +112,8 @@ def write(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.writelines(line + "\n" for line in lines)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

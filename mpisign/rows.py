@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from .records import Run
 from .statistics import Median, median_interval, verdict
 
 Row = dict[str, Any]
+Lines = Sequence[dict[str, Any]]
 
 _BYTES = ("sent_bytes", "received_bytes", "busiest_bytes")
 _AGAINST_RIVAL = ("rival", "rival_speedup", "rival_low", "rival_high", "rival_verdict")
@@ -28,14 +30,6 @@ FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "w
 CODING_SPANS = ("pack", "vote", "unpack")
 
 
-def _slowest(lines: Iterable[dict[str, Any]], seconds: Callable[[dict[str, Any]], float]) -> NDArray[np.float64]:
-    """Return one sample an iteration: its slowest rank's seconds."""
-    samples: dict[int, float] = defaultdict(float)
-    for line in lines:
-        samples[line["iteration"]] = max(samples[line["iteration"]], seconds(line))
-    return np.array([samples[iteration] for iteration in sorted(samples)])
-
-
 def grouped(lines: Iterable[dict[str, Any]], key: str) -> dict[Any, list[dict[str, Any]]]:
     """Return the lines by what they have under `key`."""
     groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -44,43 +38,58 @@ def grouped(lines: Iterable[dict[str, Any]], key: str) -> dict[Any, list[dict[st
     return groups
 
 
-def compute_seconds(line: dict[str, Any]) -> float:
-    """Return the seconds of a line of type "compute"."""
-    return float(sum(line[name] for name in COMPUTE_SPANS))
+def _column(lines: Lines, name: str) -> NDArray[np.float64]:
+    """Return what each line has under `name`, 0 where it has nothing."""
+    return np.fromiter(map(dict.get, lines, repeat(name), repeat(0.0)), float, len(lines))
+
+
+def _places(lines: Lines) -> NDArray[np.intp]:
+    """Return which of the iterations, in order, each line belongs to."""
+    return np.unique(_column(lines, "iteration"), return_inverse=True)[1]
+
+
+def _slowest(lines: Lines, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return one sample an iteration: the seconds under those names of its slowest rank."""
+    places = _places(lines)
+    samples = np.zeros(places.max(initial=-1) + 1)
+    np.maximum.at(samples, places, sum(_column(lines, name) for name in names))
+    return samples
+
+
+def compute_samples(run: Run) -> NDArray[np.float64]:
+    """Return the seconds of an iteration's own work, the slowest rank's; a single 0 in a sweep, which has none."""
+    lines = run.by_method("compute")
+    return _slowest(lines[None], COMPUTE_SPANS) if lines else np.zeros(1)
 
 
 def comm_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
     """Return each method's samples of the exchange in seconds, the slowest rank's, one an iteration."""
-    return _samples(line for line in run.exchange if line.get("bytes") == size)
+    return _samples(run, "exchange", size)
 
 
 def overlapped_samples(run: Run) -> dict[str, NDArray[np.float64]]:
     """Return each method's samples of a whole overlapped iteration in seconds, the slowest rank's."""
-    return _samples(run.overlapped)
+    return _samples(run, "overlapped")
 
 
-def _samples(lines: Iterable[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
-    return {
-        method: _slowest(group, lambda line: float(line["seconds"]))
-        for method, group in grouped(lines, "method").items()
-    }
+def iteration_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
+    """Return each method's samples of a whole iteration in seconds, under the run's schedule; in a sweep, of comm."""
+    compute = compute_samples(run)
+    return overlapped_samples(run) or {name: compute + comm for name, comm in comm_samples(run, size).items()}
+
+
+def _samples(run: Run, kind: str, size: int | None = None) -> dict[str, NDArray[np.float64]]:
+    return {str(method): _slowest(lines, ("seconds",)) for method, lines in run.by_method(kind, size).items()}
 
 
 def iterations(run: Run) -> tuple[int, int]:
     """Return how many iterations were measured: in a sweep the fewest and the most of any size."""
-    seen: dict[int | None, set[int]] = defaultdict(set)
-    for line in run.overlapped or run.exchange:
-        seen[line.get("bytes")].add(line["iteration"])
-    counts = [len(found) for found in seen.values()]
+    counts = [
+        len(samples)
+        for size in run.head["config"]["sizes"] or [None]
+        for samples in iteration_samples(run, size).values()
+    ]
     return min(counts), max(counts)
-
-
-def iteration_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
-    """Return each method's samples of an iteration in seconds; in a sweep the exchange is all there is."""
-    if run.overlapped:
-        return overlapped_samples(run)
-    compute = _slowest(run.compute, compute_seconds) if run.compute else 0.0
-    return {method: compute + samples for method, samples in comm_samples(run, size).items()}
 
 
 def widest(run: Run, size: int | None = None) -> float:
@@ -106,12 +115,10 @@ def rows(run: Run) -> list[Row]:
 
 def _serial_rows(run: Run, size: int | None) -> list[Row]:
     head, comm = run.head, comm_samples(run, size)
-    wrong = _wrong(line for line in run.exchange if line.get("bytes") == size)
-    compute = float(np.median(_slowest(run.compute, compute_seconds))) if run.compute else 0.0
-    iterations, against = iteration_samples(run, size), _Against(run, size)
+    wrong, compute, against = _wrong(run, size), float(np.median(compute_samples(run))), _Against(run, size)
     found = []
     for method in head["methods"]:
-        exchange, iteration = median_interval(comm[method]), float(np.median(iterations[method]))
+        exchange, iteration = median_interval(comm[method]), float(np.median(against.iterations[method]))
         row: Row = {
             "method": method,
             "baseline": head["baseline"],
@@ -120,7 +127,7 @@ def _serial_rows(run: Run, size: int | None) -> list[Row]:
             "comm_low_s": exchange.low,
             "comm_high_s": exchange.high,
             "iteration_s": iteration,
-            "images_per_s": _images(run) / iteration if run.compute else None,
+            "images_per_s": _images(run) / iteration if size is None else None,
             **_traffic(run, size, method),
             **against.row(method),
             "wrong": wrong[method],
@@ -131,7 +138,7 @@ def _serial_rows(run: Run, size: int | None) -> list[Row]:
 
 def _overlapped_rows(run: Run) -> list[Row]:
     head, comm, iterations, against = run.head, comm_samples(run), overlapped_samples(run), _Against(run)
-    wrong, alone = _wrong([*run.exchange, *run.overlapped]), {name: float(np.median(comm[name])) for name in comm}
+    wrong, alone = _wrong(run), {name: float(np.median(comm[name])) for name in comm}
     found = []
     for method in head["methods"]:
         iteration = median_interval(iterations[method])
@@ -162,12 +169,14 @@ def _images(run: Run) -> int:
     return int(run.head["machine"]["ranks"] * run.head["config"]["batch_size"])
 
 
-def _wrong(lines: Iterable[dict[str, Any]]) -> dict[str, int | None]:
+def _wrong(run: Run, size: int | None = None) -> dict[str, int | None]:
     """Return the most wrong coordinates that an exchange of each method had; None for `none`, which has no result."""
-    return {
-        method: max(line["wrong"] for line in group) if method != "none" else None
-        for method, group in grouped(lines, "method").items()
-    }
+    found: dict[str, int | None] = {}
+    for kind in ("exchange", "overlapped"):
+        for method, lines in run.by_method(kind, size).items():
+            most = max(line["wrong"] for line in lines)
+            found[str(method)] = None if method == "none" else max(most, found.get(str(method)) or 0)
+    return found
 
 
 def _traffic(run: Run, size: int | None, method: str) -> Row:
@@ -183,12 +192,9 @@ class _Against:
     """Holds the methods of a run against its baseline and against its fastest rival, whichever that is."""
 
     def __init__(self, run: Run, size: int | None = None) -> None:
-        self.baseline, self.comm, self.iterations = (
-            run.head["baseline"],
-            comm_samples(run, size),
-            iteration_samples(run, size),
-        )
-        faulty = [method for method, wrong in _wrong([*run.exchange, *run.overlapped]).items() if wrong]
+        self.baseline = run.head["baseline"]
+        self.comm, self.iterations = comm_samples(run, size), iteration_samples(run, size)
+        faulty = [method for method, wrong in _wrong(run, size).items() if wrong]
         self.medians = {
             method: float(np.median(samples)) for method, samples in self.iterations.items()
             if method != "none" and method not in faulty
@@ -242,45 +248,43 @@ def overlapped_breakdown(run: Run) -> tuple[list[str], list[Row]]:
 
     Those from "pack" on are the exchange's, in its thread, during backward; a baseline's are not told apart.
     """
-    lines = grouped(run.overlapped, "method")
-    names = [*COMPUTE_SPANS, *phases(run.overlapped)]
-    found = [
-        {"method": method}
-        | {name: _mean_over_ranks(lines[method], lambda line, name=name: line.get(name, 0.0)) for name in names}  # type: ignore[misc]
-        for method in run.head["methods"]
-    ]
-    return names, found
+    groups = run.by_method("overlapped")
+    names = [*COMPUTE_SPANS, *phases(chain.from_iterable(groups.values()))]
+    return names, [{"method": method, **_means(groups[method], names)} for method in run.head["methods"]]
 
 
 def breakdown(run: Run) -> tuple[list[str], list[Row]]:
-    """Return the phases of an iteration and a row for each method: seconds, mean over ranks, median over iterations."""
-    names = ["compute", *phases(run.exchange), "step"]
-    compute = _mean_over_ranks(run.compute, lambda line: compute_seconds(line) - line["step"])
-    step = _mean_over_ranks(run.compute, lambda line: line["step"])
-    found = []
-    for method, lines in grouped(run.exchange, "method").items():
-        row: Row = {"method": method, "compute": compute, "step": step}
-        for name in phases(run.exchange):
-            row[name] = _mean_over_ranks(lines, lambda line, name=name: line.get(name, 0.0))  # type: ignore[misc]
-        row["other"] = _mean_over_ranks(lines, _unnamed)
-        found.append(row)
-    order = run.head["methods"]
-    return [*names, "other"], sorted(found, key=lambda row: order.index(row["method"]))
+    """Return the phases of an iteration and a row for each method: seconds, mean over ranks, median over iterations.
+
+    "other" is what no span names: all of a baseline's exchange, little of a vote's.
+    """
+    compute, groups = run.by_method("compute")[None], run.by_method("exchange")
+    names = phases(chain.from_iterable(groups.values()))
+    own = np.sum([_column(compute, name) for name in COMPUTE_SPANS if name != "step"], axis=0)
+    shared = {"compute": _typical(_places(compute), own), **_means(compute, ["step"])}
+    return ["compute", *names, "step", "other"], [
+        {"method": method, **shared, **_means(groups[method], names, "other")} for method in run.head["methods"]
+    ]
 
 
 def phases(lines: Iterable[dict[str, Any]]) -> list[str]:
     """Return the spans of exchanges: wait and pack first, vote and unpack last, collectives between them."""
-    seen = dict.fromkeys(name for line in lines for name in line if name not in (*FACTS_OF_A_LINE, *COMPUTE_SPANS))
-    collectives = [name for name in seen if name not in ("wait", *CODING_SPANS)]
-    return [name for name in ("wait", "pack", *sorted(collectives), "vote", "unpack") if name in seen]
+    seen: dict[str, Any] = {}
+    for line in lines:
+        seen.update(line)
+    others = (*FACTS_OF_A_LINE, *COMPUTE_SPANS, "wait", *CODING_SPANS)
+    collectives = sorted(name for name in seen if name not in others)
+    return [name for name in ("wait", "pack", *collectives, "vote", "unpack") if name in seen]
 
 
-def _unnamed(line: dict[str, Any]) -> float:
-    """Return the seconds of an exchange that no span names: all of a baseline's, little of a vote's."""
-    named = sum(value for name, value in line.items() if name not in (*FACTS_OF_A_LINE, "wait"))
-    return float(line["seconds"]) - float(named)
+def _means(lines: Lines, names: Iterable[str], rest: str | None = None) -> Row:
+    """Return the typical seconds under each name, and as `rest` what of an exchange's seconds is under none."""
+    places, columns = _places(lines), {name: _column(lines, name) for name in names}
+    if rest:
+        columns[rest] = _column(lines, "seconds") - sum(columns[name] for name in columns if name != "wait")
+    return {name: _typical(places, column) for name, column in columns.items()}
 
 
-def _mean_over_ranks(lines: Iterable[dict[str, Any]], seconds: Callable[[dict[str, Any]], float]) -> float:
-    means = [np.mean([seconds(line) for line in group]) for group in grouped(lines, "iteration").values()]
-    return float(np.median(means)) if means else 0.0
+def _typical(places: NDArray[np.intp], seconds: NDArray[np.float64]) -> float:
+    """Return the median over iterations of the mean over ranks."""
+    return float(np.median(np.bincount(places, seconds) / np.bincount(places)))

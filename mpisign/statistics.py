@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 # Fewer samples than this have no 95 % interval of the median: even their whole range covers it less often.
@@ -58,8 +58,13 @@ def verdict(speedup: Median, samples: int) -> str:
 def median_ratio(old: ArrayLike, new: ArrayLike, rounds: int = 2000, seed: int = 0) -> Median:
     """Return median(old) / median(new) of two unpaired series with its percentile-bootstrap interval."""
     rng = np.random.default_rng(seed)
-    olds, news = (
-        np.median(rng.choice(np.asarray(series, float), (rounds, np.size(series))), axis=1) for series in (old, new)
-    )
+    olds, news = (_resampled_medians(np.asarray(series, float), rounds, rng) for series in (old, new))
     low, high = np.quantile(olds / news, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Median(float(np.median(np.asarray(old)) / np.median(np.asarray(new))), float(low), float(high))
+
+
+def _resampled_medians(series: NDArray[np.float64], rounds: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the medians of so many bootstrap samples, drawn in blocks: memory grows with the series alone."""
+    block = max(1, 2**18 // max(1, len(series)))
+    sizes = [min(block, rounds - done) for done in range(0, rounds, block)]
+    return np.concatenate([np.median(rng.choice(series, (size, len(series))), axis=1) for size in sizes])

@@ -7,13 +7,14 @@ import io
 import json
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .records import Run
 from .rows import Row, answer, breakdown, grouped, iterations, overlapped_breakdown, phases, rows, widest
 from .statistics import ENOUGH, Median
 
 FORMATS = ("table", "markdown", "csv", "json", "lines")
+CROWDED = "more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
 SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 
 
@@ -120,6 +121,14 @@ def line(row: Row) -> str:
     return "mpisign: " + " ".join(f"{key}={'-' if value is None else value}" for key, value in cells.items())
 
 
+class Part(NamedTuple):
+    """A table with what is said above it; its cells are text."""
+
+    caption: str
+    headers: list[str]
+    cells: list[list[str]]
+
+
 def render(run: Run, form: str, per_iteration: bool = False) -> str:
     """Return a run in one of FORMATS; `table` and `markdown` have all of it, the others the rows alone."""
     if form == "lines":
@@ -129,17 +138,21 @@ def render(run: Run, form: str, per_iteration: bool = False) -> str:
     if form == "csv":
         return _csv(rows(run))
     style = "pipe" if form == "markdown" else "simple"
-    parts = [title(run), _sweep(run, style) if run.head["config"]["sizes"] else _methods(run, style)]
-    if not run.head["config"]["sizes"]:
-        parts += [_answer(run)]
-    if run.compute:
-        parts += [_breakdown(run, style)]
-    if run.overlapped:
-        parts += [_overlapped_breakdown(run, style)]
+    main, *others = parts(run)
     if per_iteration:
-        parts += [_iterations(run, style)]
-    parts.append("\n".join(notes(run, "- " if form == "markdown" else "")))
-    return "\n\n".join(parts)
+        others.append(_iterations(run))
+    said = [title(run), grid(main.cells, main.headers, style), answer_line(run)]
+    said += [f"{part.caption}\n\n{grid(part.cells, part.headers, style)}" for part in others]
+    said.append("\n".join(("- " if form == "markdown" else "") + note for note in notes(run)))
+    return "\n\n".join(filter(None, said))
+
+
+def parts(run: Run) -> list[Part]:
+    """Return the main table and, of a model, those that tell where the time goes."""
+    if run.head["config"]["sizes"]:
+        return [_sweep(run)]
+    overlap = run.head["config"]["schedule"] == "overlap"
+    return [_methods(run), _breakdown(run), *([_overlapped_breakdown(run)] if overlap else [])]
 
 
 def grid(cells: Iterable[Iterable[Any]], headers: list[str], style: str) -> str:
@@ -168,13 +181,16 @@ def title(run: Run) -> str:
     return f"{what}; {ranks} ranks{shared}, {count} iterations{schedule}; baseline: {baseline}"
 
 
-def _methods(run: Run, style: str) -> str:
+def _methods(run: Run) -> Part:
     columns = COLUMNS[run.head["config"]["schedule"]]
-    return grid([[cell(row) for cell in columns.values()] for row in rows(run)], list(columns), style)
+    cells = [[str(cell(row)) for cell in columns.values()] for row in rows(run)]
+    return Part("Each method, and how it stands to the baseline:", list(columns), cells)
 
 
-def _answer(run: Run) -> str:
-    """Return the line that says whether the vote pays here."""
+def answer_line(run: Run) -> str:
+    """Return the line that says whether the vote pays here; nothing of a sweep."""
+    if run.head["config"]["sizes"]:
+        return ""
     found = answer(run)
     if found is None:
         return "Does it pay here? To tell needs a vote and a rival."
@@ -185,47 +201,48 @@ def _answer(run: Run) -> str:
     )
 
 
-def _sweep(run: Run, style: str) -> str:
+def _sweep(run: Run) -> Part:
     """Return one row a size: each method's milliseconds, and what was wrong in all."""
     found, methods = grouped(rows(run), "bytes"), run.head["methods"]
     cells = [
-        [_size(size), *map(_comm, group),
-         sum(row["wrong"] or 0 for row in group)]
+        [size_text(size), *map(_comm, group), str(sum(row["wrong"] or 0 for row in group))]
         for size, group in found.items()
-    ]  # fmt: skip
-    return grid(cells, ["fp32 size", *(f"{method} ms" for method in methods), "wrong"], style)
+    ]
+    headers = ["fp32 size", *(f"{method} ms" for method in methods), "wrong"]
+    return Part("The exchange alone, by the size of the vector [95 % interval]:", headers, cells)
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes as K, M or G where that is whole."""
     for unit, size in (("G", 2**30), ("M", 2**20), ("K", 2**10)):
         if count % size == 0:
             return f"{count // size}{unit}"
     return str(count)
 
 
-def _breakdown(run: Run, style: str) -> str:
-    schedule = " if nothing overlaps" if run.overlapped else ""
-    text = (
+def _breakdown(run: Run) -> Part:
+    schedule = " if nothing overlaps" if run.head["config"]["schedule"] == "overlap" else ""
+    caption = (
         f"Where an iteration's time goes{schedule}, ms (mean over ranks, median over iterations; "
         "wait is the barrier before the clock starts):"
     )
-    return f"{text}\n\n{_phase_grid(*breakdown(run), style)}"
+    return _phases(caption, *breakdown(run))
 
 
-def _overlapped_breakdown(run: Run, style: str) -> str:
-    text = (
+def _overlapped_breakdown(run: Run) -> Part:
+    caption = (
         "Where an overlapped iteration's time goes, ms (mean over ranks, median over iterations); from pack on in the "
         "exchange's thread, during backward; a baseline's exchange is not told apart from backward:"
     )
-    return f"{text}\n\n{_phase_grid(*overlapped_breakdown(run), style)}"
+    return _phases(caption, *overlapped_breakdown(run))
 
 
-def _phase_grid(names: list[str], found: list[Row], style: str) -> str:
+def _phases(caption: str, names: list[str], found: list[Row]) -> Part:
     cells = [[row["method"], *(milliseconds(row[name]) if row[name] else "" for name in names)] for row in found]
-    return grid(cells, ["method", *names], style)
+    return Part(caption, ["method", *names], cells)
 
 
-def _iterations(run: Run, style: str) -> str:
+def _iterations(run: Run) -> Part:
     """Return one row an iteration and method: its slowest rank."""
     lines = run.overlapped or run.exchange
     names = phases(lines)
@@ -236,20 +253,20 @@ def _iterations(run: Run, style: str) -> str:
             slowest[key] = line
     cells = [
         [
-            _size(size) if size else "all",
-            i,
+            size_text(size) if size else "all",
+            str(i),
             method,
-            line["rank"],
+            str(line["rank"]),
             milliseconds(line["seconds"]),
             *(milliseconds(line[name]) if name in line else "" for name in names),
         ]
         for (size, i, method), line in slowest.items()
     ]
     headers = ["fp32 size", "iteration", "method", "slowest rank", "iteration ms" if run.overlapped else "comm ms"]
-    return f"Each iteration, its slowest rank:\n\n{grid(cells, [*headers, *names], style)}"
+    return Part("Each iteration, its slowest rank:", [*headers, *names], cells)
 
 
-def notes(run: Run, bullet: str = "") -> list[str]:
+def notes(run: Run) -> list[str]:
     """Return what has to be known about a table: what did not run, what the machine was, what to be wary of."""
     machine, config = run.head["machine"], run.head["config"]
     said = [f"{method} did not run: {why}" for method, why in run.head["skipped"].items()]
@@ -275,10 +292,8 @@ def notes(run: Run, bullet: str = "") -> list[str]:
     if machine["ranks"] == 1:
         said.append("one rank: there is nothing to exchange; the times are those of the coding alone")
     if machine["ranks_per_core"] > 1:
-        said.append(
-            "WARNING: more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
-        )
-    settled = SETTLED if run.compute else 1
+        said.append(f"WARNING: {CROWDED}")
+    settled = 1 if config["sizes"] else SETTLED
     if config["warmup"] < settled:
         said.append(f"WARNING: {config['warmup']} warm-up iterations: the first {settled} make the exchanges' plans")
     fewest, _ = iterations(run)
@@ -300,7 +315,7 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         )
     if any(method.startswith("powersgd") for method in run.head["methods"]):
         said.append("checked of PowerSGD, which is lossy: only that all ranks get the same bits")
-    if run.overlapped:
+    if config["schedule"] == "overlap":
         said.append(
             "checked: each exchange of a held gradient in full, each overlapped one on a piece of every bucket, "
             "another each time; keeping all of them would cost time"
@@ -309,7 +324,7 @@ def notes(run: Run, bullet: str = "") -> list[str]:
         said.append(
             "replicas: " + ("bit-identical on all ranks" if run.end["replicas_identical"] else "DIFFER between ranks")
         )
-    return [bullet + line for line in said]
+    return said
 
 
 def _csv(found: list[Row]) -> str:

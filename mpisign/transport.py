@@ -15,8 +15,9 @@ from torch import Tensor
 
 from . import device, votes
 from .device import tensor_of, timed
-from .exchange import EXCHANGES, agree, host_zeros, share_of
+from .exchange import EXCHANGES, agree, host_zeros
 from .spans import Spans
+from .traffic import share_for
 from .votes import Tie
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class _AllToAll(_OnDevice):
     """As exchange.AllToAll."""
 
     def _plan(self) -> None:
-        S = share_of(self.W, self.P)
+        S = share_for(self.W, self.P)
         self._sent, self._received = self._zeros(self.P * S), self._zeros(self.P, S)
         self.words = self._sent[: self.W]
         self._mine, self._all = self._zeros(self._rows, S), self._zeros(self.P, self._rows, S)

@@ -17,9 +17,11 @@ import numpy as np
 from .bits import Words, words_of
 from .jit import kernel
 from .simd import LANES, load, prefetch, spread, store, tally
+from .traffic import BLOCK as BLOCK
+from .traffic import blocks_for as blocks_for
+from .traffic import planes_for as planes_for
 
 TIES = ("positive", "random", "zero")
-BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
 
 # SplitMix64 (https://prng.di.unimi.it/splitmix64.c): its step and the two factors of its finalizer.
 GOLDEN, MIX_30, MIX_27 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -37,16 +39,6 @@ def check_tie(rule: str) -> None:
     """Raise a ValueError if `rule` is not in TIES."""
     if rule not in TIES:
         raise ValueError(f"tie: unknown rule {rule!r}, choose from {', '.join(TIES)}")
-
-
-def planes_for(P: int) -> int:
-    """Return K, the number of planes that count to P: floor(log2 P) + 1."""
-    return P.bit_length()
-
-
-def blocks_for(W: int) -> int:
-    """Return G, the number of blocks for W words."""
-    return -(-W // BLOCK)
 
 
 @kernel

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import keep
 import noise
 import null
+import paper
 import quadratic
 
 DRAWS, COORDINATES = 1000, 200
@@ -131,3 +132,18 @@ def test_the_null_experiment_counts_what_it_says():
         assert comparisons == 4000 // n
         assert slower == comparisons
         assert 0 < different < 0.12 * comparisons or n > 20, way
+
+
+def test_the_papers_setting_in_the_model(capsys):
+    lines = list(paper.measure())
+    wire = {line["method"]: 1e3 * line["bytes"] / (10e9 / 8) for line in lines[1:]}  # ms at 10 Gbit/s
+    assert {name: round(ms, 1) for name, ms in wire.items()} == {
+        "nccl": 152.7, "bf16": 76.3, "vote-server": 71.6, "vote-alltoall": 4.8, "vote-allgather": 35.8}  # fmt: skip
+    serial, hidden = (paper.seconds(lines, 10, overlapped) for overlapped in (False, True))
+    assert serial["nccl"] == pytest.approx(128 / 367 + 0.1527, abs=1e-3)
+    assert set(hidden.values()) == {lines[0]["compute_s"]}  # backward is longer than each of them
+    assert paper.saved(lines, "vote-server", 10, False) == pytest.approx(
+        100 * (152.7 - 71.6) / (348.8 + 152.7), abs=0.1
+    )
+    paper.show(lines, "simple")
+    assert "16 % at 10 Gbit/s, and 25 % where the wire gives 4.9" in capsys.readouterr().out

@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 from mpi4py import MPI
 
 from mpisign import measure, rows
+from mpisign.records import Run
 
 
 def rounds(monkeypatch, widths, seconds=0.0, **config):
@@ -11,7 +10,7 @@ def rounds(monkeypatch, widths, seconds=0.0, **config):
     monkeypatch.setattr(rows, "widest", lambda run, size: next(wide))
     monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
     config = {"warmup": 2, "iterations": 20, "sizes": (), "until": None, "time_cap": 100.0} | config
-    run = SimpleNamespace(head={"config": config})
+    run = Run({"config": config})
     counted = list(measure._Rounds(MPI.COMM_SELF, run))
     assert counted == list(range(-2, len(counted) - 2))
     assert list(wide) == []

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -57,3 +58,12 @@ def test_median_ratio_of_a_slow_down():
     old, new = rng.normal(1, 0.01, 50), rng.normal(1.05, 0.01, 50)
     ratio = median_ratio(old, new)
     assert ratio.low < 1 / 1.05 < ratio.high < 1
+
+
+def test_memory_grows_with_the_samples_and_not_with_the_rounds():
+    series = np.random.default_rng(3).normal(1, 0.01, 5000)
+    tracemalloc.start()
+    median_ratio(series, series)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * series.nbytes  # all rounds at once take 2000 times as much

@@ -1,0 +1,61 @@
+"""Records as one HTML page that opens from the file system: it holds all it shows, and runs and fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import table
+from .records import Run
+
+WARNING = "WARNING: "
+
+
+def render(runs: Mapping[str, Run], drawn: Mapping[str, Mapping[str, bytes]], together: bytes | None) -> str:
+    """Return the page of these records, by name.
+
+    `drawn` has the SVGs of each record's charts by the record's name and the chart's, `together` that of all of them.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text())
+    sections = [
+        _section(run) | {"name": name, "charts": {chart: Markup(_inline(svg)) for chart, svg in drawn[name].items()}}  # noqa: S704
+        for name, run in runs.items()
+    ]
+    return template.render(sections=sections, together=together and Markup(_inline(together)))  # noqa: S704
+
+
+def _section(run: Run) -> dict[str, Any]:
+    notes = table.notes(run)
+    return {
+        "title": table.title(run),
+        "answer": table.answer_line(run),
+        "parts": table.parts(run),
+        "warnings": [note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)],
+        "notes": [note for note in notes if not note.startswith(WARNING)],
+        "facts": {
+            "What was asked": {name: _plain(value) for name, value in run.head["config"].items()},
+            "The machine": {name: _plain(value) for name, value in run.head["machine"].items()},
+            "The run": {
+                "record's format": run.head["format"],
+                "created": run.head.get("created", ""),
+                "baseline": run.head["baseline"] or "",
+                "seconds in all": f"{run.end['wall_s']:.0f}",
+                "wrong coordinates": run.end["wrong"],
+            },
+        },
+    }
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _inline(svg: bytes) -> str:
+    """Return a drawing without what only a file of its own has: the lines before its element."""
+    text = svg.decode()
+    return text[text.index("<svg") :]

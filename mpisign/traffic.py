@@ -1,0 +1,122 @@
+"""How many bytes each rank sends and receives in a vote or an all-reduce. Needs neither MPI nor kernels.
+
+What is sent is booked by what a collective delivers, not by how an MPI library relays it: an all-to-all or all-gather
+of blocks m sends (P - 1) m and receives (P - 1) m; a gather or broadcast costs its root (P - 1) m and every other
+rank m; an all-reduce of m costs 2 (P - 1) / P m both ways, the least that is possible (Patarasuk & Yuan 2009).
+
+Counted are coordinates n, words W of BITS signs each, and counters: blocks of K planes of BLOCK words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS = 64  # coordinates in a word
+WORD = 8  # bytes
+BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
+
+# int64 (P, 2): bytes that each rank sends and receives
+Traffic = NDArray[np.int64]
+
+
+def words_for(n: int) -> int:
+    """Return W, the number of words for n coordinates."""
+    return -(-n // BITS)
+
+
+def planes_for(P: int) -> int:
+    """Return K, the number of planes that count to P: floor(log2 P) + 1."""
+    return P.bit_length()
+
+
+def blocks_for(W: int) -> int:
+    """Return G, the number of blocks for W words."""
+    return -(-W // BLOCK)
+
+
+def share_for(W: int, P: int) -> int:
+    """Return S, the words that each of P ranks votes on; P * S >= W."""
+    return -(-W // P)
+
+
+def all_reduce(m: int, P: int) -> Traffic:
+    """Return what an all-reduce of m bytes makes each of P ranks send and receive, at the least."""
+    least = 2 * (P - 1) * m // P
+    return _both(least, least, P)
+
+
+def _both(sent: NDArray[np.int64] | int, received: NDArray[np.int64] | int, P: int) -> Traffic:
+    return np.stack([np.broadcast_to(sent, P), np.broadcast_to(received, P)], axis=1).astype(np.int64)
+
+
+def _ballots(tie: str) -> int:
+    """Return how many bits a coordinate's vote has on the way back."""
+    return 2 if tie == "zero" else 1
+
+
+def _gather(m: int, roots: NDArray[np.bool_], ranks: NDArray[np.int64] | int) -> Traffic:
+    """Book gathers of m bytes from each of so many ranks to their root."""
+    return _both(np.where(roots, 0, m), np.where(roots, (ranks - 1) * m, 0), len(roots))
+
+
+def _broadcast(m: int, roots: NDArray[np.bool_], ranks: NDArray[np.int64] | int) -> Traffic:
+    """Book broadcasts of m bytes from each root to its ranks."""
+    return _gather(m, roots, ranks)[:, ::-1]
+
+
+def _allgather_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+    P = len(nodes)
+    return [_both((P - 1) * W * WORD, (P - 1) * W * WORD, P)]
+
+
+def _server_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+    P = len(nodes)
+    root = np.arange(P) == 0
+    return [_gather(W * WORD, root, P), _broadcast(_ballots(tie) * W * WORD, root, P)]
+
+
+def _alltoall_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+    P = len(nodes)
+    m = (P - 1) * share_for(W, P) * WORD
+    return [_both(m, m, P), _both(_ballots(tie) * m, _ballots(tie) * m, P)]
+
+
+def _counter_bytes(W: int, P: int) -> int:
+    return blocks_for(W) * planes_for(P) * BLOCK * WORD
+
+
+def _reduce_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+    return [all_reduce(_counter_bytes(W, len(nodes)), len(nodes))]
+
+
+def _hierarchical_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+    P = len(nodes)
+    found, first, of, ranks = np.unique(np.asarray(nodes), return_index=True, return_inverse=True, return_counts=True)
+    leads, among = np.isin(np.arange(P), first), np.zeros((P, 2), np.int64)
+    among[first] = all_reduce(_counter_bytes(W, P), len(found))
+    inward = _gather(W * WORD, leads, ranks[of])
+    return [inward, among, _broadcast(_ballots(tie) * W * WORD, leads, ranks[of])]
+
+
+# What one vote of each exchange moves, phase after phase: W words, the tie rule, each rank's node number -> traffic.
+PHASES: dict[str, Callable[[int, str, Sequence[int]], list[Traffic]]] = {
+    "allgather": _allgather_phases,
+    "server": _server_phases,
+    "alltoall": _alltoall_phases,
+    "reduce": _reduce_phases,
+    "hierarchical": _hierarchical_phases,
+}
+
+
+def vote(exchange: str, W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+    """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
+    total: Traffic = np.sum(PHASES[exchange](W, tie, nodes), axis=0)
+    return total
+
+
+def in_turn(phases: Iterable[Traffic]) -> int:
+    """Return the bytes that go over the busiest link one after the other: links carry both ways at once."""
+    return sum(int(phase.max()) for phase in phases)
