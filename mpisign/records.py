@@ -158,14 +158,14 @@ def differences(old: Run, new: Run) -> list[str]:
 
 def machine() -> dict[str, Any]:
     """Return what may be told of this machine and its software: an allow-list, no host name, no environment."""
-    versions = {name: _version(name) for name in ("torch", "numpy", "numba", "mpi4py")}
+    versions = {name: version(name) for name in ("torch", "numpy", "numba", "mpi4py")}
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,
-        "mpisign": _version("mpisign"),
+        "mpisign": version("mpisign"),
         "commit": _commit(),
     }
 
@@ -176,7 +176,8 @@ def folder_name(facts: dict[str, Any]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{device} {facts['cores']} cores".lower()).strip("-")
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Return the version of an installed package; None if it is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

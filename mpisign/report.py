@@ -110,7 +110,8 @@ def _reported(options: argparse.Namespace) -> int:
             _hold_against(path, run, options.baseline)
     if options.figures or options.html:
         _refuse_charts(options, runs)
-    print("\n\n".join(table.render(run, options.format, options.per_iteration) for run in runs), flush=True)
+    between = "\n" if options.format == "lines" else "\n\n"
+    print(between.join(table.render(run, options.format, options.per_iteration) for run in runs), flush=True)
     if options.figures or options.html:
         _draw(options, runs)
     return 0

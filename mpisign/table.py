@@ -24,7 +24,7 @@ from .rows import (
 )
 from .statistics import ENOUGH, Median
 
-FORMATS = ("table", "markdown", "csv", "json")
+FORMATS = ("table", "markdown", "csv", "json", "lines")
 CROWDED = "more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
 SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 
@@ -106,6 +106,32 @@ COLUMNS: dict[str, Columns] = {  # by schedule
 }  # fmt: skip
 
 
+# A row's line for site suites: "mpisign:" and these, key=value, in this order in every schedule. Regular expressions
+# elsewhere depend on it: nothing is renamed or put elsewhere, and what is new comes last.
+LINE: Columns = {
+    "method": lambda row: row["method"],
+    "ranks": lambda row: row["ranks"],
+    "iteration_s": lambda row: f"{row['iteration_s']:.3e}",
+    "comm_s": lambda row: f"{row['comm_s']:.3e}",
+    "speedup": lambda row: _plain(row["speedup"]),
+    "speedup_low": lambda row: _plain(row["speedup_low"]),
+    "speedup_high": lambda row: _plain(row["speedup_high"]),
+    "verdict": lambda row: row["verdict"] and row["verdict"].replace(" ", "-"),
+    "wrong": lambda row: row["wrong"],
+    "bytes": lambda row: row.get("bytes"),
+}
+
+
+def _plain(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
+def line(row: Row) -> str:
+    """Return a row that has also `ranks` as its line for site suites; what it lacks is "-"."""
+    cells = {key: cell(row) for key, cell in LINE.items()}
+    return "mpisign: " + " ".join(f"{key}={'-' if value is None else value}" for key, value in cells.items())
+
+
 class Part(NamedTuple):
     """A table with what is said above it; its cells are text."""
 
@@ -115,7 +141,9 @@ class Part(NamedTuple):
 
 
 def render(run: Run, form: str, per_iteration: bool = False) -> str:
-    """Return a run in one of FORMATS; `table` and `markdown` have all of it, `csv` and `json` the rows alone."""
+    """Return a run in one of FORMATS; `table` and `markdown` have all of it, the others the rows alone."""
+    if form == "lines":
+        return "\n".join(line({"ranks": run.head["machine"]["ranks"]} | row) for row in rows(run))
     if form == "json":
         return json.dumps(rows(run), indent=1)
     if form == "csv":

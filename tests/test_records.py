@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,7 +182,7 @@ def test_every_form_tells_every_method(form, schedule):
         assert [tuple(row) for row in json.loads(text)] == [keys] * 3
     elif form == "csv":
         assert text.splitlines()[0] == ",".join(keys)
-    else:
+    elif form != "lines":
         assert "baseline: gloo" in text
         assert "nccl did not run: no CUDA" in text
 
@@ -192,6 +193,40 @@ def test_a_sweep_has_a_row_for_each_size():
         (1024, "none"), (1024, "gloo"), (1024, "vote-alltoall"), (4096, "none")]  # fmt: skip
     text = table.render(run, "table")
     assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
+
+
+LINE = re.compile(
+    r"mpisign: method=(?P<method>[\w-]+) ranks=(?P<ranks>\d+) iteration_s=(?P<iteration_s>\d\.\d{3}e[+-]\d\d) "
+    r"comm_s=(?P<comm_s>\d\.\d{3}e[+-]\d\d) speedup=(?P<speedup>-|\d+\.\d{3}) speedup_low=(?P<low>-|\d+\.\d{3}) "
+    r"speedup_high=(?P<high>-|\d+\.\d{3}) verdict=(?P<verdict>-|[a-z-]+) wrong=(?P<wrong>-|\d+) bytes=(?P<bytes>-|\d+)"
+)
+KEPT = Path(__file__).parent.parent / "results" / "amd-epyc-2-cores"
+EVERY_KIND = [next(KEPT.glob(f"*-{name}.jsonl")) for name in (
+    "resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks")]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EVERY_KIND, ids=lambda path: path.stem)
+def test_a_line_a_row_is_what_site_suites_search_for(path, capsys):
+    assert report.main([str(path), "--format", "lines"]) == 0
+    lines, found = capsys.readouterr().out.splitlines(), rows.rows(records.read(path))
+    assert len(lines) == len(found)
+    for text, row in zip(lines, found, strict=True):
+        read = LINE.fullmatch(text)
+        assert read, text
+        assert read["method"] == row["method"]
+        assert float(read["iteration_s"]) == pytest.approx(row["iteration_s"], rel=1e-3)
+        assert float(read["speedup"]) == pytest.approx(row["speedup"], abs=1e-3)
+        assert read["wrong"] == ("-" if row["method"] == "none" else str(row["wrong"]))
+        assert read["bytes"] == str(row.get("bytes", "-"))
+
+
+def test_a_line_without_a_baseline_or_enough_samples():
+    run = made_run()
+    run.head["baseline"] = None
+    assert LINE.fullmatch(table.render(run, "lines").splitlines()[2])["speedup"] == "-"
+    last = LINE.fullmatch(table.render(made_run(iterations=3), "lines").splitlines()[2])
+    assert last["verdict"] == "too-few-samples"
+    assert last["ranks"] == "2"
 
 
 def test_a_machine_is_told_by_what_it_is():
