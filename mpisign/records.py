@@ -9,7 +9,6 @@ Format 1 had no schedule.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -168,6 +167,8 @@ def folder_name(facts: dict[str, Any]) -> str:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # here: a report of a record shall not wait for it
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
