@@ -13,7 +13,6 @@ rank 0's clock.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -178,6 +177,8 @@ def folder_name(facts: dict[str, Any]) -> str:
 
 def version(package: str) -> str | None:
     """Return the version of an installed package; None if it is missing."""
+    import importlib.metadata  # here: a report of a record shall not wait for it
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -259,21 +259,26 @@ def breakdown(run: Run) -> tuple[list[str], list[Row]]:
     "other" is what no span names: all of a baseline's exchange, little of a vote's.
     """
     compute, groups = run.by_method("compute")[None], run.by_method("exchange")
-    names = phases(chain.from_iterable(groups.values()))
+    present = {method: phases(lines) for method, lines in groups.items()}
+    names = _in_order(chain.from_iterable(present.values()))
     own = np.sum([_column(compute, name) for name in COMPUTE_SPANS if name != "step"], axis=0)
     shared = {"compute": _typical(_places(compute), own), **_means(compute, ["step"])}
+    nothing = dict.fromkeys(names, 0.0)
     return ["compute", *names, "step", "other"], [
-        {"method": method, **shared, **_means(groups[method], names, "other")} for method in run.head["methods"]
+        {"method": method, **shared, **nothing, **_means(groups[method], present[method], "other")}
+        for method in run.head["methods"]
     ]
 
 
 def phases(lines: Iterable[dict[str, Any]]) -> list[str]:
     """Return the spans of exchanges: wait and pack first, vote and unpack last, collectives between them."""
-    seen: dict[str, Any] = {}
-    for line in lines:
-        seen.update(line)
-    others = (*FACTS_OF_A_LINE, *COMPUTE_SPANS, "wait", *CODING_SPANS)
-    collectives = sorted(name for name in seen if name not in others)
+    seen: set[str] = set().union(*lines)
+    return _in_order(seen - {*FACTS_OF_A_LINE, *COMPUTE_SPANS})
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    seen = set(names)
+    collectives = sorted(seen - {"wait", *CODING_SPANS})
     return [name for name in ("wait", "pack", *collectives, "vote", "unpack") if name in seen]
 
 
