@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from .examination import SHARED, Facts
 
-OLDEST = {"filelock": (3, 13), "mpi4py": (4, 0), "numba": (0, 60), "numpy": (1, 26), "tabulate": (0, 9),
-          "torch": (2, 4), "torchvision": (0, 19), "tqdm": (4, 60)}  # fmt: skip
+OLDEST = {"filelock": (3, 13), "mpi4py": (4, 0), "numba": (0, 60), "numpy": (1, 26), "orjson": (3, 9),
+          "tabulate": (0, 9), "torch": (2, 4), "torchvision": (0, 19), "tqdm": (4, 60)}  # fmt: skip
 SHOWN = ("mpi4py", "numpy", "numba", "torch", "torchvision")
 RESNET50 = 2_000_000_000  # bytes that a rank which measures it has resident (README, the lines "memory")
 SHARED_A_RANK = 64 * 2**20  # bytes of /dev/shm; as much as a container has for all of them if nobody asks for more

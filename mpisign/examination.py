@@ -26,7 +26,7 @@ from . import mpi, records
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-PACKAGES = ("filelock", "mpi4py", "numba", "numpy", "tabulate", "torch", "torchvision", "tqdm")
+PACKAGES = ("filelock", "mpi4py", "numba", "numpy", "orjson", "tabulate", "torch", "torchvision", "tqdm")
 SHARED = Path("/dev/shm")  # noqa: S108 - it is what is examined
 # What MPICH, Open MPI and NCCL call their segments there.
 SEGMENTS = ("mpich_shm_*", "mpich_vci_*", "vader_segment.*", "sm_segment.*", "nccl-*")

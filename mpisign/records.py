@@ -26,8 +26,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orjson  # reads long records faster than json does
-
 FORMAT = 2
 # What must agree before two runs are compared.
 FACTS = {
@@ -92,6 +90,8 @@ def read(path: Path) -> Run:
         OSError: it cannot be read.
 
     """
+    import orjson  # reads long records faster than json does; the doctor runs without it
+
     try:
         lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
         kinds = [line["type"] for line in lines]
