@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 Points = dict[str, dict[int, Median]]  # by method, and by ranks or bytes: seconds
 
 MAY_DIFFER = ("ranks", "nodes", "cores")  # of records.FACTS, between the records of a chart over ranks
-COOL = ("#0072B2", "#009E73", "#56B4E9", "#332288", "#7A5FC7")  # after Okabe and Ito, and Tol
-WARM = ("#D55E00", "#E69F00", "#882255", "#CC6677", "#8C6D1F", "#661100")
+COOL = ("#0072B2", "#009E73", "#56B4E9", "#332288", "#4234D2")  # after Okabe and Ito, and Tol
+WARM = ("#D55E00", "#E69F00", "#882255", "#E6CF5D", "#661100", "#3E1A13")
 GREY = "#6e6e6e"
 MARKERS = "osD^vPX<>p*h"
 STYLES = ("-", "--", ":", "-.")
 RIVAL = "a rival's whole exchange"  # not told apart
 PHASES = {
-    "compute": "#4d4d4d", "step": "#8f8f8f", "wait": "#dcdcdc",
-    "pack": "#F0C000", "vote": "#CC3377", "unpack": "#EE99BB",
+    "compute": "#4d4d4d", "step": "#a7a7a7", "wait": "#dcdcdc",
+    "pack": "#F0C000", "vote": "#451A3F", "unpack": "#CD0A34",
     "all-gather": "#0072B2", "all-to-all": "#56B4E9", "all-reduce": "#009E73", "gather": "#332288",
-    "broadcast": "#88CCEE", "other": "#a9a9a9", RIVAL: WARM[0],
+    "broadcast": "#09576C", "other": "#1a1a1a", RIVAL: WARM[0],
 }  # fmt: skip
 LABELS = {"wait": "wait for the slowest rank"}
 FAR = 2.5  # times the highest median: samples beyond are told at the edge of the axis

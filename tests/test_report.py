@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import browser
 import numpy as np
@@ -255,6 +255,37 @@ def test_votes_and_rivals_have_colours_of_their_own():
     assert style["vote-alltoall"]["linestyle"] != style["vote-alltoall-gloo"]["linestyle"]
     assert len({look["marker"] for look in style.values()}) == len(style)
     assert not set(charts.COOL) & set(charts.WARM)
+
+
+# What people see who lack one kind of cone: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009), severity 1.
+SIGHTS = {
+    "all cones": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def lab(linear):
+    """CIE L*a*b* of linear sRGB, in which a distance of 2 or 3 can just be seen."""
+    from_rgb = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(from_rgb @ np.clip(linear, 0, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize(
+    "palette", [(*charts.COOL, *charts.WARM), tuple(charts.PHASES.values())], ids=["methods", "phases"]
+)
+def test_the_colours_stay_apart_for_the_colour_blind(palette, sight):
+    from matplotlib.colors import to_rgb
+
+    linear = [
+        np.array([((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in to_rgb(colour)])
+        for colour in palette
+    ]
+    seen = [lab(SIGHTS[sight] @ colour) for colour in linear]
+    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
 
 
 def drawn_page(run, path):
