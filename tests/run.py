@@ -15,6 +15,7 @@ HERE = Path(sys.executable).parent
 SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 TRAINING = "tests/test_train.py"
+AROUND = tuple(f"tests/test_{name}.py" for name in ("doctor", "gpu", "place", "reframe", "report", "trace"))
 COLLECTIVE = ("tests/test_exchange.py", "tests/test_hook.py")
 
 
@@ -30,8 +31,15 @@ STEPS = {
     "mypy --strict": [HERE / "mypy"],
     "import-linter": [HERE / "lint-imports"],
     "numbers in the READMEs": [HERE / "cog", "--check", "-P", "-I", "benchmarks", "README.md", "results/README.md"],
-    "pytest, and the bench under MPICH": [HERE / "python", *PYTEST, "-m", "not mpi", f"--ignore={TRAINING}"],
+    "pytest, and the bench under MPICH": [
+        HERE / "python",
+        *PYTEST,
+        "-m",
+        "not mpi",
+        *(f"--ignore={path}" for path in (TRAINING, *AROUND)),
+    ],
     "training under MPICH": [HERE / "python", *PYTEST, TRAINING],
+    "report, trace, doctor, site suites": [HERE / "python", *PYTEST, *AROUND],
     **{f"collective, MPICH, {ranks} ranks": collective(HERE, ranks) for ranks in (1, 2, 3, 4)},
     "exchanges, MPICH, 16 ranks": collective(HERE, 16, "tests/test_exchange.py"),
     **{f"collective, Open MPI, {ranks} ranks": collective(SECOND, ranks) for ranks in (1, 2, 3, 4)},
