@@ -43,7 +43,7 @@ test-slurm: $(VENV)/installed-test $(VENV)-second/installed
 
 readme: $(VENV)/installed-test
 	$(bin)/python benchmarks/readme.py
-	$(bin)/cog -r -P -I benchmarks README.md results/README.md
+	$(bin)/cog -r -P -I benchmarks README.md results/README.md docs/measuring.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mpisign needs Python 3.10 or later")'

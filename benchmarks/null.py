@@ -1,10 +1,11 @@
 """Is a verdict to be believed? One vote under two names must be called indistinguishable, one slowed by 5 % slower.
 
-    mpirun -n 2 python benchmarks/null.py [--output FILE] [--figure FILE.svg]    or --show FILE
+    mpirun -bind-to core -n 2 python benchmarks/null.py [--output FILE] [--figure FILE.svg]    or --show FILE
 
 The bench's own contest, of three methods on one gradient: a vote, the same again, and the same that then waits for 5 %
 of the time it took. Its iterations are cut into comparisons of n each; each comparison gets a verdict as the tables
-give it, by order statistics of the paired ratios, and one by the percentile bootstrap of the same pairs.
+give it, by order statistics of the paired ratios, and one by the percentile bootstrap of the same pairs. How alike a
+pair's sign is to the one before it is shown too: where ranks are not bound to cores, it is, and verdicts suffer.
 """
 
 import time
@@ -87,6 +88,8 @@ def show(lines, style):
     named = ", ".join(f"{name} {median:.3f}" for name, median in zip(METHODS, medians, strict=True))
     print(f"{of['ranks']} ranks, {of['coordinates']:,} coordinates, {len(of['seconds'])} iterations; ms: {named}\n")
     table = [[way, n, of, share(alike, of), share(slower, of)] for way, n, of, alike, slower in rates(lines)]
+    first, again, _ = np.array(lines[0]["seconds"]).T
+    signs = np.sign(first - again)
     nominal = 1 - CONFIDENCE
     headers = (
         "interval by",
@@ -96,6 +99,8 @@ def show(lines, style):
         "5 % found",
     )
     print(tabulate(table, headers, style))
+    alike = np.corrcoef(signs[1:], signs[:-1])[0, 1]
+    print(f"\nCorrelation of which of the two is slower with the pair before: {alike:.3f}")
 
 
 def draw(lines):

@@ -22,13 +22,13 @@ def newest(name: str) -> Path:
     return found[-1].relative_to(ROOT)
 
 
-def show(name: str, *command: str) -> None:
-    """Print what `command` makes of the newest record of that name, and where the record is."""
+def show(name: str, *command: str, base: str = "") -> None:
+    """Print what `command` makes of the newest record of that name, and where it is; `base` leads to the root."""
     record = newest(name)
     drawn = subprocess.run(
         [sys.executable, *command, str(record)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    print(f"\nFrom [`{record}`]({record}):\n\n{drawn.stdout.rstrip()}\n")
+    print(f"\nFrom [`{record}`]({base}{record}):\n\n{drawn.stdout.rstrip()}\n")
 
 
 def report(name: str) -> None:

@@ -75,6 +75,7 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     machine |= {"nodes": len(set(nodes)), "cores": len(set().union(*neighbours)), "gpus": gpus if cuda else 0}
     machine["device"] = torch.cuda.get_device_name(device) if cuda else machine["cpu"]
     machine["ranks_per_core"] = len(neighbours) / machine["cores"]
+    machine["bound"] = len(set().union(*neighbours)) == sum(map(len, neighbours))  # no core is two ranks'
     machine["torch_threads"] = max(1, len(affinity) // sum(bool(affinity & other) for other in neighbours))
     torch.set_num_threads(machine["torch_threads"])
     if cuda:

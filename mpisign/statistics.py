@@ -47,7 +47,12 @@ def median_interval(samples: ArrayLike, confidence: float = CONFIDENCE) -> Media
 
 
 def verdict(speedup: Median, samples: int) -> str:
-    """Say what the interval of a speed-up allows to say: faster, slower or indistinguishable."""
+    """Say what the interval of a speed-up allows to say: faster, slower or indistinguishable.
+
+    With the interval of `median_interval` of paired ratios this is the sign test at 1 - CONFIDENCE: it leaves out 1
+    where so few pairs are on one side of it. A bootstrap of the same pairs has narrower intervals, but calls
+    different what is alike more often than it says (`benchmarks/null.py`).
+    """
     if samples < ENOUGH:
         return "too few samples"
     if speedup.low > 1:

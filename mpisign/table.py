@@ -304,6 +304,11 @@ def notes(run: Run) -> list[str]:
         said.append("one rank: there is nothing to exchange; the times are those of the coding alone")
     if machine["ranks_per_core"] > 1:
         said.append(f"WARNING: {CROWDED}")
+    elif machine.get("bound") is False:
+        said.append(
+            "WARNING: ranks are not bound to cores: as their threads wander, a sample resembles the one before it, and "
+            "verdicts are wrong more often than they say (docs/measuring.md; mpirun -bind-to core, or the like)"
+        )
     settled = 1 if config["sizes"] else SETTLED
     if config["warmup"] < settled:
         said.append(f"WARNING: {config['warmup']} warm-up iterations: the first {settled} make the exchanges' plans")

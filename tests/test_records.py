@@ -148,6 +148,12 @@ def test_each_row_is_held_against_the_fastest_rival_too():
     assert rows.rows(run)[-1]["rival"] == "gloo"
 
 
+def test_ranks_that_are_not_bound_to_cores_are_warned_of():
+    assert "not bound" in "\n".join(table.notes(made_run(bound=False)))
+    assert "not bound" not in "\n".join(table.notes(made_run(bound=True)))
+    assert "not bound" not in "\n".join(table.notes(made_run(bound=False, ranks_per_core=2.0)))  # they cannot be
+
+
 def test_the_breakdown_adds_up():
     names, found = rows.breakdown(made_run())
     vote = next(row for row in found if row["method"] == "vote-alltoall")

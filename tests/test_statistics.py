@@ -53,6 +53,14 @@ def test_verdict(interval, said):
     assert verdict(Median(1.0, *interval), ENOUGH - 1) == "too few samples"
 
 
+@given(st.lists(st.floats(0.5, 2).filter(lambda ratio: ratio != 1), min_size=ENOUGH, max_size=60))
+def test_the_verdict_on_paired_ratios_is_the_sign_test(ratios):
+    above = sum(ratio > 1 for ratio in ratios)
+    rejected = stats.binomtest(above, len(ratios)).pvalue <= 0.05
+    said = {True: "faster" if above > len(ratios) / 2 else "slower", False: "indistinguishable"}[rejected]
+    assert verdict(median_interval(ratios), len(ratios)) == said
+
+
 def test_median_ratio_of_a_slow_down():
     rng = np.random.default_rng(2)
     old, new = rng.normal(1, 0.01, 50), rng.normal(1.05, 0.01, 50)
