@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import charts, cost, records, table
+from . import cost, records, table
 from .cost import GBIT, Curve, Errors, Rates
 from .rows import COMPUTE_SPANS, compute_samples
 
@@ -99,33 +99,6 @@ class Projection:
             "a first bucket that comes late, or coding that slows backward down, is not counted.",
             *self.notes,
         ]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `--project` takes."""
-    group = parser.add_argument_group("projection to another network, from sweeps (mpisign.bench --sizes)")
-    add = group.add_argument
-    add(
-        "--project",
-        type=Path,
-        metavar="OUT",
-        help="fit FILEs, draw OUT.svg and OUT.png; one FILE may be a run of a model, for its compute and size",
-    )
-    add("--bandwidth", type=_positive, default=10.0, metavar="GBITS", help="Gbit/s, over P (default: %(default)s)")
-    add("--ranks", type=int, default=16, metavar="P", help="hosts, over bandwidth (default: %(default)s)")
-    add("--latency-us", type=_positive, metavar="US", help="of a message (default: as fitted)")
-    add("--compute-ms", type=_positive, metavar="MS", help="of an iteration (default: of the model's run)")
-    add(
-        "--coordinates", type=int, metavar="D", help=f"of the gradient (default: the run's, or {RESNET50}, ResNet-50's)"
-    )
-    add("--project-methods", metavar="NAMES", help="with commas between (default: all that were swept)")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
-    return value
 
 
 def settle(options: argparse.Namespace) -> Projection:
@@ -344,6 +317,8 @@ def _errors(axes: Axes, made: Projection) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Project; return the exit code."""
+    from . import charts
+
     try:
         if options.format not in ("table", "markdown"):
             raise ValueError("--project prints a table or markdown")

@@ -7,13 +7,15 @@ python -m mpisign.report compare OLD NEW
 from __future__ import annotations
 
 import argparse
+import gc
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from . import projection, records, rows, statistics, table, trace
+from . import records, rows, statistics, table, trace
 
 PROGRAM = "mpisign.report"
 SLOWER = 3  # the exit code of `compare` where something is
@@ -54,13 +56,38 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write tables, charts and facts as one page")
     parser.add_argument("--trace", type=Path, metavar="OUT", help="write the time line of one record for Perfetto")
-    projection.add_options(parser)
+    _add_projection(parser)
     options = parser.parse_args(arguments)
     if options.trace and len(options.files) != 1:
         parser.error(f"--trace takes one record, got {len(options.files)}")
     if len(options.files) > 1 and options.format in ("csv", "json"):
         parser.error(f"--format {options.format} takes one record")
     return options
+
+
+def _add_projection(parser: argparse.ArgumentParser) -> None:
+    """Add what `--project` takes."""
+    group = parser.add_argument_group("projection to another network, from sweeps (mpisign.bench --sizes)")
+    add = group.add_argument
+    add(
+        "--project",
+        type=Path,
+        metavar="OUT",
+        help="fit FILEs, draw OUT.svg and OUT.png; one FILE may be a run of a model, for its compute and size",
+    )
+    add("--bandwidth", type=_positive, default=10.0, metavar="GBITS", help="Gbit/s, over P (default: %(default)s)")
+    add("--ranks", type=int, default=16, metavar="P", help="hosts, over bandwidth (default: %(default)s)")
+    add("--latency-us", type=_positive, metavar="US", help="of a message (default: as fitted)")
+    add("--compute-ms", type=_positive, metavar="MS", help="of an iteration (default: of the model's run)")
+    add("--coordinates", type=int, metavar="D", help="of the gradient (default: the run's, or ResNet-50's)")
+    add("--project-methods", metavar="NAMES", help="with commas between (default: all that were swept)")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
+    return value
 
 
 def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
@@ -167,6 +194,12 @@ def _draw(options: argparse.Namespace, runs: Sequence[records.Run]) -> None:
         print(f"{PROGRAM}: wrote {options.html}", file=sys.stderr)
 
 
+def _projected(options: argparse.Namespace) -> int:
+    from . import projection
+
+    return projection.main(options)
+
+
 def _traced(options: argparse.Namespace) -> int:
     trace.export(records.read(options.files[0]), options.trace)
     print(f"{PROGRAM}: {options.trace} opens in https://ui.perfetto.dev", file=sys.stderr)
@@ -182,11 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(given)
         if options.trace:
             return _traced(options)
-        return projection.main(options) if options.project else _reported(options)
+        return _projected(options) if options.project else _reported(options)
     except (OSError, ValueError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
 
 
 if __name__ == "__main__":
+    gc.disable()  # a long record is very many objects, none of them in a cycle
     sys.exit(main())

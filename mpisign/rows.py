@@ -74,8 +74,12 @@ def overlapped_samples(run: Run) -> dict[str, NDArray[np.float64]]:
 
 def iteration_samples(run: Run, size: int | None = None) -> dict[str, NDArray[np.float64]]:
     """Return each method's samples of a whole iteration in seconds, under the run's schedule; in a sweep, of comm."""
+    return overlapped_samples(run) or _iterations(run, comm_samples(run, size))
+
+
+def _iterations(run: Run, comm: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     compute = compute_samples(run)
-    return overlapped_samples(run) or {name: compute + comm for name, comm in comm_samples(run, size).items()}
+    return {method: compute + samples for method, samples in comm.items()}
 
 
 def _samples(run: Run, kind: str, size: int | None = None) -> dict[str, NDArray[np.float64]]:
@@ -84,11 +88,10 @@ def _samples(run: Run, kind: str, size: int | None = None) -> dict[str, NDArray[
 
 def iterations(run: Run) -> tuple[int, int]:
     """Return how many iterations were measured: in a sweep the fewest and the most of any size."""
-    counts = [
-        len(samples)
-        for size in run.head["config"]["sizes"] or [None]
-        for samples in iteration_samples(run, size).values()
-    ]
+    ranks = run.head["machine"]["ranks"]
+    kind = "overlapped" if run.overlapped else "exchange"
+    sizes = run.head["config"]["sizes"] or [None]
+    counts = [len(lines) // ranks for size in sizes for lines in run.by_method(kind, size).values()]
     return min(counts), max(counts)
 
 
@@ -114,11 +117,11 @@ def rows(run: Run) -> list[Row]:
 
 
 def _serial_rows(run: Run, size: int | None) -> list[Row]:
-    head, comm = run.head, comm_samples(run, size)
-    wrong, compute, against = _wrong(run, size), float(np.median(compute_samples(run))), _Against(run, size)
+    head, against = run.head, _Against(run, size)
+    wrong, compute = _wrong(run, size), float(np.median(compute_samples(run)))
     found = []
     for method in head["methods"]:
-        exchange, iteration = median_interval(comm[method]), float(np.median(against.iterations[method]))
+        exchange, iteration = median_interval(against.comm[method]), float(np.median(against.iterations[method]))
         row: Row = {
             "method": method,
             "baseline": head["baseline"],
@@ -137,8 +140,8 @@ def _serial_rows(run: Run, size: int | None) -> list[Row]:
 
 
 def _overlapped_rows(run: Run) -> list[Row]:
-    head, comm, iterations, against = run.head, comm_samples(run), overlapped_samples(run), _Against(run)
-    wrong, alone = _wrong(run), {name: float(np.median(comm[name])) for name in comm}
+    head, against, wrong = run.head, _Against(run), _wrong(run)
+    iterations, alone = against.iterations, {name: float(np.median(comm)) for name, comm in against.comm.items()}
     found = []
     for method in head["methods"]:
         iteration = median_interval(iterations[method])
@@ -193,7 +196,8 @@ class _Against:
 
     def __init__(self, run: Run, size: int | None = None) -> None:
         self.baseline = run.head["baseline"]
-        self.comm, self.iterations = comm_samples(run, size), iteration_samples(run, size)
+        self.comm = comm_samples(run, size)
+        self.iterations = overlapped_samples(run) or _iterations(run, self.comm)
         faulty = [method for method, wrong in _wrong(run, size).items() if wrong]
         self.medians = {
             method: float(np.median(samples)) for method, samples in self.iterations.items()

@@ -9,7 +9,7 @@ from launch import ROOT
 from test_cost import KNOWN, SIZES, made_sweep
 from test_records import kept, made_run
 
-from mpisign import cost, projection, report
+from mpisign import charts, cost, projection, report
 from mpisign.cost import GBIT
 
 
@@ -33,7 +33,7 @@ def project(folder, out, *arguments, files=("sweep-2", "sweep-4")):
 @pytest.fixture
 def undrawn(monkeypatch):
     """For what is printed alone."""
-    monkeypatch.setattr(projection.charts, "write", lambda stem, draw: [])
+    monkeypatch.setattr(charts, "write", lambda stem, draw: [])
 
 
 def test_it_draws_the_same_to_the_byte_and_prints_the_break_even_bandwidths(folder, tmp_path, capsys):
