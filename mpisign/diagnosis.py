@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from . import place
 from .examination import SHARED, Facts
 
 OLDEST = {"filelock": (3, 13), "mpi4py": (4, 0), "numba": (0, 60), "numpy": (1, 26), "orjson": (3, 9),
@@ -174,7 +175,7 @@ def check_cores(ranks: Ranks) -> list[Finding]:
 def _cores(neighbours: Ranks, total: int) -> Finding:
     masks = [facts.cores for facts in neighbours]
     cores, who = len(frozenset().union(*masks)), those([facts.rank for facts in neighbours], total)
-    threads = [len(mask) // sum(bool(mask & other) for other in masks) or 1 for mask in masks]  # as place.find does
+    threads = [place.threads_for(mask, masks) for mask in masks]
     torch = f"torch {_range(threads)} thread(s) a rank"
     if len(masks) > cores:
         text = f"{len(masks)} ranks share {cores} core(s) and wait for each other's turns"
@@ -182,7 +183,7 @@ def _cores(neighbours: Ranks, total: int) -> Finding:
         if cores < neighbours[0].node_cores:
             advice = "the node has more: ask the scheduler for them, or say --bind-to none; else " + advice
         return Finding(WARNING, f"{text}: {advice}")
-    if sum(map(len, masks)) == cores:
+    if place.bound(masks):
         return Finding(OK, f"each rank has {_range(list(map(len, masks)))} core(s) to itself, {torch}{who}")
     if len(set(masks)) == 1:
         advice = f"with --bind-to core (srun: --cpu-bind=cores) times are steadier{who}"

@@ -6,7 +6,6 @@ What is missing or broken is a fact too: nothing here raises because of it, or i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import os
@@ -171,7 +170,7 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         thread_level=mpi.facts(comm)["thread_level"],
         thread_fault=fault,
         singly=mpi.started_singly(comm.size),
-        cuda_aware=cuda_aware(MPI.__file__),
+        cuda_aware=mpi.cuda_aware(),
     )
     return replace(facts, world=found, rank=facts.rank if found.singly else comm.rank), comm
 
@@ -304,14 +303,6 @@ def loaded_libraries() -> tuple[str, ...]:
         mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
         return tuple(sorted(path for path in mapped if re.fullmatch(r"libmpi(ch)?\.so[.\d]*", Path(path).name)))
     return ()
-
-
-def cuda_aware(binding: str) -> bool | None:
-    """Return whether the library that mpi4py's `binding` loaded claims to take device memory. It is not tried."""
-    try:
-        return bool(ctypes.CDLL(binding).MPIX_Query_cuda_support())
-    except (OSError, AttributeError):
-        return None
 
 
 def torch_cuda(local: int) -> Cuda:

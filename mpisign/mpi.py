@@ -6,6 +6,7 @@ Nothing here imports mpi4py before it must: `--help` needs no MPI.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import time
@@ -228,6 +229,17 @@ def check_threads() -> None:
 
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
         raise ValueError("MPI: must be started with thread level serialized or multiple: gradients go through a thread")
+
+
+def cuda_aware() -> bool | None:
+    """Return whether the MPI library claims to take device memory, None if it can't be asked. It is not tried."""
+    from mpi4py import MPI
+
+    try:
+        # By way of mpi4py's own file: the library's names are not among the process's global ones.
+        return bool(ctypes.CDLL(MPI.__file__).MPIX_Query_cuda_support())
+    except (OSError, AttributeError):
+        return None
 
 
 def facts(comm: MPI.Comm) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +75,23 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     machine |= {"nodes": len(set(nodes)), "cores": len(set().union(*neighbours)), "gpus": gpus if cuda else 0}
     machine["device"] = torch.cuda.get_device_name(device) if cuda else machine["cpu"]
     machine["ranks_per_core"] = len(neighbours) / machine["cores"]
-    machine["bound"] = len(set().union(*neighbours)) == sum(map(len, neighbours))  # no core is two ranks'
-    machine["torch_threads"] = max(1, len(affinity) // sum(bool(affinity & other) for other in neighbours))
+    machine["bound"] = bound(neighbours)
+    machine["torch_threads"] = threads_for(affinity, neighbours)
     torch.set_num_threads(machine["torch_threads"])
     if cuda:
         found = device_memory_fault(str(device)) if before == 0 else None  # one rank of a node asks for all
         machine["device_memory_fault"] = next(filter(None, comm.allgather(found)), None)
     return Place(device, nodes, comm.bcast(machine), without_nccl)
+
+
+def bound(masks: Sequence[Set[int]]) -> bool:
+    """Return whether each rank of a node has cores to itself; `masks` are the cores that they may run on."""
+    return len(set().union(*masks)) == sum(map(len, masks))
+
+
+def threads_for(own: Set[int], masks: Sequence[Set[int]]) -> int:
+    """Return how many threads torch is given in a rank that may run on the cores `own`: its share of them."""
+    return max(1, len(own) // sum(bool(own & other) for other in masks))
 
 
 def check_gpus(ranks: int, gpus: int, share: bool) -> None:
@@ -102,12 +112,12 @@ def let_nccl_share(rank: int) -> None:
 
 # Prints "claims" if MPI says that it takes device memory, and then "works" if it does.
 TRIAL = """
-import ctypes, sys
+import sys
 import torch
 from mpi4py import MPI
+from mpisign.mpi import cuda_aware
 
-query = getattr(ctypes.CDLL(None), "MPIX_Query_cuda_support", None)
-if sys.argv[1] == "cpu" or (query is not None and query() == 1):
+if sys.argv[1] == "cpu" or cuda_aware():
     print("claims", flush=True)
     sent = torch.arange(1 << 20, dtype=torch.int64, device=sys.argv[1])
     received = torch.zeros_like(sent)

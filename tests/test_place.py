@@ -50,6 +50,12 @@ def test_a_wrong_claim_of_mpi_is_found_out_by_a_trial(trial, said):
     assert fault is None if said is None else said in fault
 
 
+def test_mpich_and_open_mpi_can_be_asked_for_device_memory():
+    from mpi4py import MPI
+
+    assert mpi.cuda_aware() is not None or MPI.get_vendor()[0] not in ("MPICH", "Open MPI")
+
+
 WITHIN_A_JOB = """
 from mpi4py import MPI
 from mpisign import place
