@@ -82,12 +82,12 @@ def _mpi(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     def all_reduce(state: mpi.Patient, bucket: Any) -> Tensor:
         from mpi4py import MPI
 
+        from .device import on_host
+
         buffer: Tensor = bucket.buffer()
-        host = buffer.cpu()  # the buffer itself where it lives on the CPU
-        host.div_(state.size)  # before the sum, as DDP does
-        state.Allreduce(MPI.IN_PLACE, host.numpy())
-        if buffer.data_ptr() != host.data_ptr():
-            buffer.copy_(host)
+        with on_host(buffer) as host:
+            host.div_(state.size)  # before the sum, as DDP does
+            state.Allreduce(MPI.IN_PLACE, host.numpy())
         return buffer
 
     return _in_thread(all_reduce, held), own
@@ -110,10 +110,12 @@ def _gloo(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
     def by_way_of_the_host(state: Any, bucket: Any) -> Tensor:
         import torch.distributed as dist
 
+        from .device import on_host
+
         buffer: Tensor = bucket.buffer()
-        host = buffer.cpu().div_(group.size())
-        dist.all_reduce(host, group=group)
-        return buffer.copy_(host)
+        with on_host(buffer) as host:
+            dist.all_reduce(host.div_(group.size()), group=group)
+        return buffer
 
     on_cuda = _in_thread(by_way_of_the_host, held)
     return lambda state, bucket: (on_cuda if bucket.buffer().is_cuda else allreduce_hook)(state, bucket), group
@@ -196,10 +198,10 @@ REFERENCES = ("nccl", "gloo", "mpi")
 def betray(traitor: Traitor | None, buffer: Tensor, bucket: int, step: int) -> None:
     """Let the traitor, if this rank is one, replace the gradient in `buffer`, in place."""
     if traitor is not None:
-        host = buffer.cpu()  # the buffer itself where it lives on the CPU
-        traitor.lie_in_gradient(host.numpy(), bucket, step)
-        if buffer.data_ptr() != host.data_ptr():
-            buffer.copy_(host)
+        from .device import on_host
+
+        with on_host(buffer) as host:
+            traitor.lie_in_gradient(host.numpy(), bucket, step)
 
 
 def nccl_fault() -> str | None:

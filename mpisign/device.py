@@ -116,6 +116,15 @@ def timed(spans: Spans, name: str, where: torch.device) -> Iterator[None]:
         spans.later(name, seconds)
 
 
+@contextlib.contextmanager
+def on_host(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor of the host to work on in place of `tensor`: itself if it is one, else a copy that goes back."""
+    host = tensor.cpu()
+    yield host
+    if host is not tensor:
+        tensor.copy_(host)
+
+
 def tensor_of(words: Words) -> Tensor:
     """Return words of the host, uint64, as an int64 tensor that shares their memory."""
     return torch.from_numpy(words.view(np.int64))

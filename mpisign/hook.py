@@ -139,9 +139,8 @@ class VoteState:
 
     def _betray(self, words: Tensor, n: int, index: int) -> None:
         if self.traitor is not None:
-            host = words.cpu()  # the words themselves where they are the host's
-            self.betray(device.words_of(host), n, index)
-            words.copy_(host)
+            with device.on_host(words) as host:
+                self.betray(device.words_of(host), n, index)
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
