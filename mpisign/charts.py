@@ -330,12 +330,16 @@ def _name_rows(axes: Axes, methods: Sequence[str]) -> None:
 
 
 def _plain(axis: Any) -> None:
-    """Write a logarithmic axis' numbers as people do: 0.1, 20, 500."""
+    """Write a logarithmic axis' numbers as people do, the fewer the longer it is."""
+    low, high = axis.get_view_interval()
+    plain_numbers(axis, (1, 2, 5) if high / low < 100 else (1,))
+
+
+def plain_numbers(axis: Any, digits: Sequence[int]) -> None:
+    """Write a logarithmic axis' numbers as people do, 0.1, 20, 500: those that begin with one of the digits."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axis.get_view_interval()
-    few = high / low < 100
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_locator(LogLocator(subs=digits))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cost, records, table
+from . import charts, cost, records, table
 from .cost import GBIT, Curve, Errors, Rates
 from .rows import COMPUTE_SPANS, compute_samples
 
@@ -277,12 +277,8 @@ def _milliseconds(
 
 def _log(rescale: Callable[[str], None], axis: Axis) -> None:
     """Make an axis logarithmic, with plain numbers on it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     rescale("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    charts.plain_numbers(axis, (1, 2, 5))
 
 
 def _ranks_axis(axes: Axes) -> None:
@@ -317,8 +313,6 @@ def _errors(axes: Axes, made: Projection) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Project; return the exit code."""
-    from . import charts
-
     try:
         if options.format not in ("table", "markdown"):
             raise ValueError("--project prints a table or markdown")
