@@ -1,4 +1,6 @@
-"""What the READMEs show, drawn from the newest records in results/; cog runs it (`make readme`).
+"""What the READMEs show, drawn from the newest records in results/published/; cog runs it (`make readme`).
+
+Runs of one's own go to other folders of results/, and are shown nowhere.
 
 python benchmarks/readme.py draws the charts that are among it.
 """
@@ -9,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PUBLISHED = ROOT / "results" / "published"
 CHARTED = ("resnet50-16-ranks",)
 CHARTS = {"breakdown": "Where an iteration's time goes, method by method",
           "distribution": "Every sample of each method, with medians and intervals"}  # fmt: skip
@@ -16,9 +19,9 @@ CHARTS = {"breakdown": "Where an iteration's time goes, method by method",
 
 def newest(name: str) -> Path:
     """Return the newest record of that name; its file name begins with its date."""
-    found = sorted((ROOT / "results").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
+    found = sorted(PUBLISHED.glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
     if not found:
-        raise SystemExit(f"no record of {name} in results/")
+        raise SystemExit(f"no record of {name} in results/published/")
     return found[-1].relative_to(ROOT)
 
 
@@ -84,10 +87,10 @@ def records() -> None:
     from mpisign import records, table
 
     print()
-    for path in sorted((ROOT / "results").glob("*/*.jsonl")):
+    for path in sorted(PUBLISHED.glob("*/*.jsonl")):
         first = path.read_text().split("\n", 1)[0]
         said = table.title(records.read(path)) if '"type": "run"' in first else "a file of benchmarks/"
-        print(f"- [`{path.parent.name}/{path.name}`]({path.parent.name}/{path.name}): {said}")
+        print(f"- [`{path.parent.name}/{path.name}`]({path.relative_to(PUBLISHED.parent)}): {said}")
     print()
 
 

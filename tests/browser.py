@@ -72,11 +72,16 @@ def look(folder, page, width):
     found = re.search(r'<pre id="seen">(.*?)</pre>', printed, re.S)[1]
     for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
         found = found.replace(entity, character)
-    requested = set(re.findall(r'"url":"([^"]+)"', log.read_text()))
     return json.loads(found) | {
         "complaints": [line for line in said.splitlines() if "CONSOLE" in line],
-        "fetched": sorted(url for url in requested if not url.startswith("file:")),
+        "fetched": sorted(url for url in _requested(log.read_text()) if not url.startswith("file:")),
     }
+
+
+def _requested(log):
+    """Return what the page asked for. A full browser also asks for its clock and its updates: no page initiates that."""
+    begun = re.findall(r'"initiator":"([^"]+)".*?"url":"([^"]+)"', log)  # one event a line
+    return {url for initiator, url in begun if initiator != "not an origin"}
 
 
 def photograph(folder, page, width, height):

@@ -98,7 +98,7 @@ def test_the_bytes_are_what_the_exchange_books_at_its_busiest_rank(name, P):
 
 
 def test_the_bytes_are_those_in_a_kept_record():
-    run = records.read(max((ROOT / "results").glob("*/*-sweep-4-ranks.jsonl")))
+    run = records.read(max((ROOT / "results" / "published").glob("*/*-sweep-4-ranks.jsonl")))
     for size, booked in run.head["traffic"].items():
         for name in set(booked) & set(cost.METHODS):
             sent, received = booked[name]

@@ -206,7 +206,7 @@ LINE = re.compile(
     r"comm_s=(?P<comm_s>\d\.\d{3}e[+-]\d\d) speedup=(?P<speedup>-|\d+\.\d{3}) speedup_low=(?P<low>-|\d+\.\d{3}) "
     r"speedup_high=(?P<high>-|\d+\.\d{3}) verdict=(?P<verdict>-|[a-z-]+) wrong=(?P<wrong>-|\d+) bytes=(?P<bytes>-|\d+)"
 )
-KEPT = Path(__file__).parent.parent / "results" / "amd-epyc-2-cores"
+KEPT = Path(__file__).parent.parent / "results" / "published" / "amd-epyc-2-cores"
 EVERY_KIND = [next(KEPT.glob(f"*-{name}.jsonl")) for name in (
     "resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks")]  # fmt: skip
 

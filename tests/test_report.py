@@ -18,8 +18,8 @@ HOSTILE = '<script>alert("$x$")</script>'
 
 
 def newest(name):
-    """A real record, from results/."""
-    return max((ROOT / "results").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
+    """A real record, from results/published/."""
+    return max((ROOT / "results" / "published").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
 
 
 def redrawn(run, **changes):
