@@ -42,8 +42,8 @@ test-slurm: $(VENV)/installed-test $(VENV)-second/installed
 	$(bin)/python -m pytest -q -p no:cacheprovider tests/slurm
 
 readme: $(VENV)/installed-test
-	$(bin)/python benchmarks/readme.py
-	$(bin)/cog -r -P -I benchmarks README.md results/README.md docs/measuring.md
+	$(bin)/python docs/draw.py
+	$(bin)/cog -r -P -I docs README.md results/README.md docs/measuring.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mpisign needs Python 3.10 or later")'

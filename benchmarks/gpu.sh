@@ -46,11 +46,11 @@ step() {
 [ "$DEVICE" = cpu ] || nvidia-smi >>"$log" 2>&1
 if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
     [ "$DEVICE" = cpu ] && which=cpu || which=
-    step "tests of the device" 100 "$python" -m pytest -q -p no:cacheprovider -k "$which" tests/test_device.py
+    step "tests of the device" 100 "$python" -m pytest -q -p no:cacheprovider -k "$which" tests/coding/test_device.py
 else
     echo "tests of the device: not run, $python has no pytest and hypothesis" | tee -a "$log"
 fi
-[ "$DEVICE" = cpu ] || step "kernels" 45 "$python" benchmarks/device.py --output "$OUT/$date-device.jsonl"
+[ "$DEVICE" = cpu ] || step "kernels" 45 "$python" -m benchmarks.speed.device --output "$OUT/$date-device.jsonl"
 for ranks in ${RANKS:-1 2 4 8 16}; do
     [ "$DEVICE" = cuda ] && [ "$ranks" -gt "$gpus" ] && share=--share-gpus || share=
     record=$OUT/$date-${MODEL:-resnet50}-$ranks-ranks.jsonl
@@ -59,6 +59,6 @@ for ranks in ${RANKS:-1 2 4 8 16}; do
         --batch-size "$((32 / ranks > 0 ? 32 / ranks : 1))" --iterations "${ITERATIONS:-10}" $share --output "$record"
     [ ! -f "$record" ] || "$python" -m mpisign.report "$record" | awk '/^Where/ {rest = 1} !rest'
 done
-[ ! -f "$OUT/$date-device.jsonl" ] || "$python" benchmarks/device.py --show "$OUT/$date-device.jsonl"
+[ ! -f "$OUT/$date-device.jsonl" ] || "$python" -m benchmarks.speed.device --show "$OUT/$date-device.jsonl"
 echo "records and log: $OUT/$date-*"
 exit $failed

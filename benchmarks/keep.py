@@ -5,7 +5,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from mpisign import charts, records
+from mpisign.report import charts, records
 
 
 def keep_and_show(name, description, measure, show, draw=None):

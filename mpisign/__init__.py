@@ -6,19 +6,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bits import pack, unpack
-    from .exchange import EXCHANGES, vote
-    from .hook import VoteState, vote_hook
-    from .votes import TIES, Tie, majority
+    from .coding.bits import pack, unpack
+    from .coding.counting import TIES, Tie, majority
+    from .voting.exchange import EXCHANGES, vote
+    from .voting.hook import VoteState, vote_hook
 
 __all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "unpack", "vote", "vote_hook"]
 
 # Loaded when first used: `python -m mpisign.bench --help` shall not wait for torch.
 _HOMES = {
-    "bits": ("pack", "unpack"),
-    "exchange": ("EXCHANGES", "vote"),
-    "hook": ("VoteState", "vote_hook"),
-    "votes": ("TIES", "Tie", "majority"),
+    "coding.bits": ("pack", "unpack"),
+    "voting.exchange": ("EXCHANGES", "vote"),
+    "voting.hook": ("VoteState", "vote_hook"),
+    "coding.counting": ("TIES", "Tie", "majority"),
 }
 
 

@@ -30,3 +30,8 @@ def run(ranks, *command, cwd=ROOT, timeout=240, **extra):
         mpirun(ranks, *command), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout,
         check=False,
     )  # fmt: skip
+
+
+def our_lines(errors):
+    """Return the lines of a program of ours, without what an mpirun says of a non-zero exit code."""
+    return [line for line in errors.splitlines() if line.startswith("mpisign")]

@@ -49,3 +49,10 @@ def majority(words_PW, rule="positive", seed=0, step=0):
     voted = np.packbits(negative, bitorder="little").view("<u8").astype(np.uint64)
     ties = np.packbits(tied, bitorder="little").view("<u8").astype(np.uint64)
     return np.stack([voted, ties]) if rule == "zero" else voted
+
+
+def awkward(n, seed=0):
+    """float32 (n,) with -0.0, NaN, an infinity and a subnormal in it."""
+    x = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+    x[::7], x[1::11], x[2::13], x[3::17] = -0.0, np.nan, -np.inf, -1e-45
+    return x

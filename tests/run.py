@@ -14,9 +14,12 @@ from tabulate import tabulate
 HERE = Path(sys.executable).parent
 SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-TRAINING = "tests/test_train.py"
-AROUND = tuple(f"tests/test_{name}.py" for name in ("doctor", "gpu", "place", "reframe", "report", "trace"))
-COLLECTIVE = ("tests/test_exchange.py", "tests/test_hook.py")
+TRAINING = "tests/train"
+AROUND = (
+    "tests/doctor", "tests/benchmarks/test_gpu.py", "tests/ranks/test_place.py", "tests/benchmarks/test_reframe.py",
+    "tests/report/test_report.py", "tests/report/test_trace.py",
+)  # fmt: skip
+COLLECTIVE = ("tests/voting/test_exchange.py", "tests/voting/test_hook.py")
 
 
 def collective(folder, ranks, *which):
@@ -35,7 +38,7 @@ STEPS = {
         "--check",
         "-P",
         "-I",
-        "benchmarks",
+        "docs",
         "README.md",
         "results/README.md",
         "docs/measuring.md",
@@ -50,10 +53,16 @@ STEPS = {
     "training under MPICH": [HERE / "python", *PYTEST, TRAINING],
     "report, trace, doctor, site suites": [HERE / "python", *PYTEST, *AROUND],
     **{f"collective, MPICH, {ranks} ranks": collective(HERE, ranks) for ranks in (1, 2, 3, 4)},
-    "exchanges, MPICH, 16 ranks": collective(HERE, 16, "tests/test_exchange.py"),
+    "exchanges, MPICH, 16 ranks": collective(HERE, 16, "tests/voting/test_exchange.py"),
     **{f"collective, Open MPI, {ranks} ranks": collective(SECOND, ranks) for ranks in (1, 2, 3, 4)},
-    "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, "tests/test_exchange.py"),
-    "the command under Open MPI": [SECOND / "python", *PYTEST, "tests/test_bench.py", "-k", "table or raises or sweep"],
+    "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, "tests/voting/test_exchange.py"),
+    "the command under Open MPI": [
+        SECOND / "python",
+        *PYTEST,
+        "tests/bench/test_bench.py",
+        "-k",
+        "table or raises or sweep",
+    ],
 }
 LIMIT = 1200  # seconds a step
 

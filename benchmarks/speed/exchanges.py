@@ -1,0 +1,110 @@
+"""How fast are the exchanges, coding included, next to MPI's fp32 all-reduce of the same gradient?
+
+    mpirun -n 16 python -m benchmarks.speed.exchanges [--output FILE]
+    python -m benchmarks.speed.exchanges --show FILE
+
+On one gradient, in random order, the slowest rank's time: MPI's all-reduce; each vote with its coding (pack and
+unpack, no momentum); the coding alone, which no exchange can beat; `alltoall` without it; and the reduction's
+operation, native and in Python, on one rank's counters by Reduce_local.
+"""
+
+import hashlib
+import time
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.keep import keep_and_show
+from mpisign.coding import bits
+from mpisign.coding import counting as votes
+from mpisign.ranks import launch as mpi
+from mpisign.report.statistics import median_interval
+from mpisign.voting.exchange import EXCHANGES
+from mpisign.voting.native import CounterSum
+
+N, ROUNDS = 25_600_000, 15
+DENSE, NATIVE, PYTHON = "MPI fp32 all-reduce", "operation of reduce, native", "operation of reduce, in Python"
+
+
+def merge_in_python(P):
+    """Make the operation of `reduce` a Python function over NumPy, as mpi4py lets one."""
+
+    def merge(a, b, datatype):
+        shape = -1, votes.planes_for(P), votes.BLOCK
+        x, y = (np.frombuffer(buffer, np.uint64).reshape(shape) for buffer in (a, b))
+        carry = np.zeros_like(x[:, 0])
+        for k in range(shape[1]):
+            half = x[:, k] ^ y[:, k]
+            carry, y[:, k] = (x[:, k] & y[:, k]) | (half & carry), half ^ carry
+
+    from mpi4py import MPI
+
+    return MPI.Op.Create(merge, commute=True)
+
+
+def counters_shape(P):
+    return votes.blocks_for(bits.words_for(N)), votes.planes_for(P), votes.BLOCK
+
+
+def contestants(comm, gradient, work):
+    """Return {name: what it runs}; votes leave their signs in `work`."""
+    words = np.empty(bits.words_for(N), np.uint64)
+
+    def vote(plan):
+        bits.pack(gradient, plan.words)
+        bits.unpack(plan.vote(), N, work)
+
+    plans = {f"vote-{name}": plan(comm, len(words)) for name, plan in EXCHANGES.items()}
+    runs = {name: lambda plan=plan: vote(plan) for name, plan in plans.items()}
+    runs["vote-alltoall without coding"] = plans["vote-alltoall"].vote
+    total, planes = CounterSum(votes.planes_for(comm.size)), np.zeros((2, *counters_shape(comm.size)), np.uint64)
+    a, b = ([part, len(part), total.datatype] for part in planes)
+    in_python = merge_in_python(comm.size)
+    runs[NATIVE] = lambda: total.op.Reduce_local(a, b)
+    runs[PYTHON] = lambda: in_python.Reduce_local(a, b)
+    runs[DENSE] = lambda: comm.Allreduce(gradient, work)
+    runs["coding alone"] = lambda: bits.unpack(bits.pack(gradient, words), N, work)
+    return runs
+
+
+def measure():
+    from mpi4py import MPI
+
+    with mpi.session("exchanges") as comm:
+        gradient = np.random.default_rng(comm.rank).standard_normal(N, dtype=np.float32)
+        work, order = np.empty_like(gradient), np.random.default_rng(0)
+        runs = contestants(comm, gradient, work)
+        samples, signs = {name: [] for name in runs}, set()
+        for play in range(-2, ROUNDS):
+            for name in order.permutation(list(runs)):
+                mpi.gather_quietly(comm)
+                comm.Barrier()
+                began = time.perf_counter()
+                runs[name]()
+                seconds = comm.allreduce(time.perf_counter() - began, MPI.MAX)
+                if play >= 0:
+                    samples[name].append(seconds)
+                if name.startswith("vote") and "without" not in name:
+                    signs.add(hashlib.sha256(bits.pack(work)).digest())
+        if len(set().union(*comm.allgather(signs))) != 1:
+            raise RuntimeError("the votes differ")
+        if comm.rank == 0:
+            for name, seconds in samples.items():
+                yield {"type": "exchange", "name": name, "ranks": comm.size, "samples": seconds}
+
+
+def show(lines, style):
+    samples, table = {line["name"]: np.array(line["samples"]) for line in lines}, []
+    for name, seconds in sorted(samples.items(), key=lambda item: np.median(item[1])):
+        median, low, high = median_interval(1e3 * seconds)
+        ratio = median_interval(samples[DENSE] / seconds)
+        table.append([name, f"{median:.1f} [{low:.1f}, {high:.1f}]",
+                      f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"])  # fmt: skip
+    print(f"{lines[0]['ranks']} ranks, {N:,} coordinates, {len(lines[0]['samples'])} rounds; all votes alike\n")
+    print(tabulate(table, ["", "ms [95 %]", f"{DENSE} / this [95 %]"], style, colalign=("left", "right", "right")))
+    python = median_interval(samples[PYTHON] / samples[NATIVE])
+    print(f"\nIn Python the operation takes {python.median:.2f} [{python.low:.2f}, {python.high:.2f}] times as long.")
+
+
+if __name__ == "__main__":
+    keep_and_show("exchanges", __doc__, measure, show)

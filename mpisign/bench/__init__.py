@@ -1,0 +1,1 @@
+"""The command that measures: every method exchanges the same gradients."""

@@ -1,0 +1,116 @@
+"""What is wrong with this machine, its MPI or how the ranks were started? One line for each check, with what to do.
+
+mpirun -n 16 python -m mpisign.doctor
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ranks import launch as mpi
+from ..ranks import options
+from ..ranks.options import option, positive
+from . import diagnosis, examination
+from .diagnosis import ERROR, Finding
+from .examination import Facts
+
+PROGRAM = "mpisign.doctor"
+GRACE = 2.0  # seconds; the launcher ends all ranks with the first, and the one that speaks may have something to say
+PR_SET_PDEATHSIG = 1  # prctl(2): the patient goes with the one who waits
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the doctor is asked."""
+
+    limit: int = option(120, "seconds until ranks that hang are given up", type=positive, metavar="SECONDS")
+    format: str = option("text", "of what is printed", choices=("text", "json"))
+
+
+def render(found: Sequence[tuple[str, Finding]], form: str) -> str:
+    """Return findings as lines, or as JSON."""
+    if form == "json":
+        return json.dumps([{"check": name, "level": its.level, "text": its.text} for name, its in found], indent=1)
+    return "\n".join(f"{its.level:<7}  {name}: {' '.join(its.text.split())}" for name, its in found)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, or 1 if an error was found. Faulty input exits with 2.
+
+    A rank is two processes from here on. The patient is examined, and MPI may hang or end it; the other one waits,
+    and then says what the patient had found till then.
+    """
+    config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
+    reader, writer = os.pipe()
+    patient = os.fork()
+    if patient == 0:
+        os.close(reader)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return _examine(config, writer)
+    os.close(writer)
+    return _attend(patient, reader, config)
+
+
+def _examine(config: Config, writer: int) -> int:
+    """Look at this rank, join the others, and let rank 0 print what all found; return the exit code."""
+
+    def going_on(facts: Facts, check: str, fault: str) -> None:
+        found = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
+        os.write(writer, json.dumps([(name, its.level, its.text) for name, its in found]).encode() + b"\n")
+
+    facts, comm = examination.before_mpi(), None
+    going_on(facts, "MPI library", "mpi4py did not load it")
+    facts = examination.with_library(facts)
+    if facts.library:
+        going_on(facts, "MPI library", "MPI did not start: is there an error above, or anything stale? Else not every "
+                 "rank came this far, or the nodes can't reach each other")  # fmt: skip
+        facts, comm = examination.with_world(facts)
+    going_on(facts, "ranks", "not every rank came to the end of its examination: one died, or importing torch is slow "
+             "here (a higher --limit waits longer)")  # fmt: skip
+    facts = examination.after_mpi(facts)
+    ranks = comm.gather(facts) if comm else [facts]
+    found = diagnosis.diagnose(ranks) if ranks else []
+    if ranks and mpi.launched()[2] == 0:
+        print(render(found, config.format), flush=True)
+    code = int(any(finding.level == ERROR for _, finding in found))
+    code = comm.bcast(code) if comm else code
+    os.write(writer, b"%d\n" % code)
+    return code
+
+
+def _attend(patient: int, reader: int, config: Config) -> int:
+    """Wait for the patient and return its exit code; if it hangs, or ends too early, speak for it and return 1."""
+    told, deadline, end = b"", time.monotonic() + config.limit, "when this rank ended"
+    while True:
+        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        more = os.read(reader, 2**16) if ready else b""
+        if not more:
+            break
+        told += more
+    if not ready:
+        end = f"after {config.limit} s"
+        os.kill(patient, signal.SIGKILL)
+    os.waitpid(patient, 0)
+    last = json.loads(told.splitlines()[-1]) if told else []
+    if isinstance(last, int):
+        return last
+    found = [(name, Finding(level, text)) for name, level, text in last]
+    if found and mpi.launched()[2] == 0:
+        name, finding = found.pop()
+        print(render([*found, (name, Finding(ERROR, f"{end}: {finding.text}"))], config.format), flush=True)
+    elif ready:
+        print(f"{PROGRAM}: rank {mpi.launched()[2]} ended too early", file=sys.stderr, flush=True)
+        time.sleep(GRACE)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What can be compared: the rivals and the votes, one record each."""

@@ -1,0 +1,1 @@
+"""What an exchange costs: bytes, rounds, time. NumPy only."""

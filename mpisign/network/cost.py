@@ -1,0 +1,306 @@
+"""What an exchange costs: the alpha-beta-gamma model, fitted from sweeps, and where two exchanges break even.
+
+    seconds = fixed + steps(P) alpha + bytes(P, d) beta + coordinates(d) gamma + ballots(P, d) delta
+
+alpha is the latency of a message, beta the seconds a byte takes on the busiest link, gamma those of packing and
+unpacking a coordinate, delta those of counting a ballot (one rank's sign of one coordinate), fixed what every call
+costs whatever is sent. `bytes` is what `traffic` books, phase after phase, links carrying both ways at once. `steps` is
+how many messages wait for each other, for long messages:
+
+| exchange | steps | by |
+|---|---|---|
+| gloo, nccl, fp16, bf16 | 2 (P - 1) | a ring (Patarasuk & Yuan 2009) |
+| mpi, vote-reduce | 2 ceil(log2 P) | Rabenseifner's algorithm (Thakur, Rabenseifner & Gropp 2005, section 4) |
+| vote-allgather | P - 1 | a ring (Thakur et al.) |
+| vote-server | ceil(log2 P) + P - 1 | a binomial gather, then rank 0 sends to each in turn, as its bytes are booked |
+| vote-alltoall | 2 (P - 1) | pairwise exchange (Thakur et al.), then the ring of allgather |
+| vote-hierarchical | the server's in a node, reduce's among nodes | |
+
+Libraries choose other algorithms for short messages and large P (NCCL: trees), where this is too slow. What is computed
+inside a collective, a sum or a merge of counters, is not told apart from its wire. Such a model is something to read
+measurements by (Hoefler & Belli, SC'15, rule 11), and no measurement; how far off it is, `held_out` tells.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..report.records import Run
+from ..report.rows import comm_samples, grouped
+from .traffic import BITS, BLOCK, PHASES, all_reduce, blocks_for, in_turn, planes_for, share_for, words_for
+
+FOLDS = 3  # one size in so many is held out in turn; with fewer sizes nothing could be
+GBIT = 1e9 / 8  # bytes a second
+
+
+def _tree(P: int) -> int:
+    return 2 * math.ceil(math.log2(P))
+
+
+def _ring(P: int) -> int:
+    return 2 * (P - 1)
+
+
+def _rooted(P: int) -> int:
+    return math.ceil(math.log2(P)) + P - 1
+
+
+def _counters(W: int, P: int) -> int:
+    """Return the bits of a counter of P voters."""
+    return planes_for(P) * blocks_for(W) * BLOCK * BITS
+
+
+class Dense(NamedTuple):
+    """An all-reduce: bytes a coordinate, steps of P ranks."""
+
+    size: int
+    steps: Callable[[int], int]
+
+
+class Vote(NamedTuple):
+    """A vote: its exchange; steps of P ranks on L nodes; the ballots that its busiest rank counts in W words."""
+
+    exchange: str
+    steps: Callable[[int, int], int]
+    ballots: Callable[[int, int, int], int]
+
+
+METHODS: dict[str, Dense | Vote] = {
+    "mpi": Dense(4, _tree),
+    "gloo": Dense(4, _ring),
+    "nccl": Dense(4, _ring),
+    "fp16": Dense(2, _ring),
+    "bf16": Dense(2, _ring),
+    "vote-allgather": Vote("allgather", lambda P, L: P - 1, lambda W, P, L: P * W * BITS),
+    "vote-server": Vote("server", lambda P, L: _rooted(P), lambda W, P, L: P * W * BITS),
+    "vote-alltoall": Vote("alltoall", lambda P, L: _ring(P), lambda W, P, L: P * share_for(W, P) * BITS),
+    "vote-reduce": Vote("reduce", lambda P, L: _tree(P), lambda W, P, L: _counters(W, P)),
+    "vote-hierarchical": Vote(
+        "hierarchical",
+        lambda P, L: _rooted(-(-P // L)) + _tree(L),
+        lambda W, P, L: -(-P // L) * W * BITS + _counters(W, P),
+    ),
+}
+FP32 = tuple(name for name, method in METHODS.items() if isinstance(method, Dense) and method.size == 4)
+VOTES = tuple(name for name, method in METHODS.items() if isinstance(method, Vote))
+
+
+class Terms(NamedTuple):
+    """How much of each an exchange takes: see the module."""
+
+    steps: int
+    bytes: int
+    coordinates: int
+    ballots: int
+
+
+class Rates(NamedTuple):
+    """Seconds a step, a byte, a coordinate, a ballot, and a call."""
+
+    alpha: float
+    beta: float
+    gamma: float = 0.0
+    delta: float = 0.0
+    fixed: float = 0.0
+
+
+class Point(NamedTuple):
+    """A measured exchange of d coordinates among P ranks: medians of the whole, of pack and unpack, of the vote."""
+
+    method: str
+    P: int
+    d: int
+    terms: Terms
+    seconds: float
+    coding_s: float
+    vote_s: float
+
+
+class Errors(NamedTuple):
+    """Relative errors of points that the fit did not see: of other sizes, of other P."""
+
+    sizes: list[float]
+    ranks: list[float]
+
+
+class Curve(NamedTuple):
+    """Seconds over bandwidth: fixed_s + bytes / bandwidth, in bytes a second."""
+
+    fixed_s: float
+    bytes: int
+
+    def seconds(self, bandwidth: float, hidden_s: float = 0.0) -> float:
+        """Return the seconds that nothing hides; `hidden_s` of them go on behind the backward pass."""
+        return max(self.fixed_s + self.bytes / bandwidth - hidden_s, 0.0)
+
+
+def check(method: str) -> None:
+    """Raise a ValueError that lists METHODS if `method` is not one of them."""
+    if method not in METHODS:
+        raise ValueError(f"method: the model knows no {method!r}, choose from {', '.join(METHODS)}")
+
+
+def terms(method: str, P: int, d: int, nodes: int = 1, tie: str = "positive") -> Terms:
+    """Return what an exchange of d coordinates takes among P ranks on so many nodes, filled one after the other.
+
+    Raises:
+        ValueError: an unknown method, or no such ranks, nodes or coordinates.
+
+    """
+    check(method)
+    if not (1 <= nodes <= P and d >= 0):
+        raise ValueError(f"terms: no {P} ranks on {nodes} nodes exchange {d} coordinates")
+    how = METHODS[method]
+    if isinstance(how, Dense):
+        return Terms(how.steps(P), in_turn([all_reduce(how.size * d, P)]), 0, 0)
+    W, places = words_for(d), [rank * nodes // P for rank in range(P)]
+    sent = in_turn(PHASES[how.exchange](W, tie, places))
+    return Terms(how.steps(P, nodes), sent, d, how.ballots(W, P, nodes))
+
+
+def seconds(taken: Terms, rates: Rates) -> float:
+    """Return what the model says."""
+    return rates.fixed + sum(amount * rate for amount, rate in zip(taken, rates[:4], strict=True))
+
+
+def points(run: Run) -> list[Point]:
+    """Return a point for each size and method of a sweep that the model knows.
+
+    Raises:
+        ValueError: the run is no sweep, or has none of these methods.
+
+    """
+    config, facts = run.head["config"], run.head["machine"]
+    if not config["sizes"]:
+        raise ValueError("is no sweep over sizes (mpisign.bench --sizes)")
+    names = [method for method in run.head["methods"] if method in METHODS]
+    if not names:
+        raise ValueError(f"has no method that the model knows ({', '.join(METHODS)})")
+    found = []
+    for size, exchanged in grouped(run.exchange, "bytes").items():
+        samples, lines = comm_samples(Run(run.head, exchanged), size), grouped(exchanged, "method")
+        for method in names:
+            taken = terms(method, facts["ranks"], size // 4, facts["nodes"], config["tie"])
+            coding, vote = (_median(lines[method], spans) for spans in (("pack", "unpack"), ("vote",)))
+            whole = float(np.median(samples[method]))
+            found.append(Point(method, facts["ranks"], size // 4, taken, whole, coding, vote))
+    return found
+
+
+def _median(lines: Iterable[dict[str, Any]], spans: Sequence[str]) -> float:
+    """Return the median seconds in these spans of the ranks that have them."""
+    kept = [sum(line.get(name, 0.0) for name in spans) for line in lines if spans[0] in line]
+    return float(np.median(kept)) if kept else 0.0
+
+
+def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
+    """Return the points of each method, in the order of METHODS."""
+    kept: dict[str, list[Point]] = {name: [] for name in METHODS}
+    for point in found:
+        kept[point.method].append(point)
+    return {name: group for name, group in kept.items() if group}
+
+
+def fit(found: Sequence[Point]) -> Rates:
+    """Return the rates that fit the points of one method with the least squares of relative error, none below 0.
+
+    Raises:
+        ValueError: they are of fewer than FOLDS sizes.
+
+    """
+    sizes = {point.d for point in found}
+    if len(sizes) < FOLDS:
+        name = found[0].method if found else "fit"
+        raise ValueError(f"{name}: too few sizes for a fit: {len(sizes)}, and {FOLDS} are the least")
+    return _fit(found)
+
+
+def _fit(found: Sequence[Point]) -> Rates:
+    whole, coding, vote = (np.array([point[i] for point in found]) for i in (4, 5, 6))
+    amounts = np.array([point.terms for point in found], float)
+    calls = np.ones(len(found))
+    wire = non_negative(amounts[:, :2], whole - coding - vote, whole)
+    (packing, gamma), (counting, delta) = (
+        non_negative(np.stack([calls, amounts[:, i]], axis=1), part, whole) for i, part in ((2, coding), (3, vote))
+    )
+    return Rates(wire[0], wire[1], gamma, delta, packing + counting)
+
+
+def non_negative(A: NDArray[np.float64], b: NDArray[np.float64], unit: NDArray[np.float64]) -> list[float]:
+    """Return the x >= 0 with the least |(A x - b) / unit|; A has few columns.
+
+    The best x solves the plain least squares of those columns where it is above 0, so all choices of columns are tried.
+    """
+    A, b = A / unit[:, None], b / unit
+    scale = np.linalg.norm(A, axis=0)
+    used = np.flatnonzero(scale)
+    best, least = np.zeros(A.shape[1]), float(b @ b)
+    for columns in (list(c) for k in range(len(used)) for c in itertools.combinations(used, k + 1)):
+        x = np.linalg.lstsq(A[:, columns] / scale[columns], b, rcond=None)[0] / scale[columns]
+        left = A[:, columns] @ x - b
+        if (x >= 0).all() and left @ left < least:
+            best, least = np.zeros(A.shape[1]), float(left @ left)
+            best[columns] = x
+    return [float(rate) for rate in best]
+
+
+def held_out(found: Sequence[Point]) -> Errors:
+    """Return how far off the model of one method is where it was not fitted.
+
+    Every third size is left out, three times, so that each is foretold once; and each P in turn, if there are several.
+    """
+    sizes = sorted({point.d for point in found})
+    ranks = sorted({point.P for point in found})
+    by_size = [set(sizes[fold::FOLDS]) for fold in range(FOLDS)]
+    return Errors(
+        [error for fold in by_size for error in _foretold(found, lambda point, fold=fold: point.d in fold)],  # type: ignore[misc]
+        [error for P in ranks if ranks[1:] for error in _foretold(found, lambda point, P=P: point.P == P)],  # type: ignore[misc]
+    )
+
+
+def _foretold(found: Sequence[Point], out: Callable[[Point], bool]) -> list[float]:
+    rates = _fit([point for point in found if not out(point)])
+    return [abs(seconds(point.terms, rates) / point.seconds - 1) for point in found if out(point)]
+
+
+def curve(method: str, P: int, d: int, rates: Rates, latency: float | None = None) -> Curve:
+    """Return the exchange of d coordinates among P hosts over another wire, of open bandwidth.
+
+    `latency` is a message's, in seconds; None: as fitted. An all-reduce is granted the fewest steps that any algorithm
+    of as many bytes takes, whichever it was fitted with: libraries change theirs as P grows.
+    """
+    taken = terms(method, P, d, nodes=P)
+    if isinstance(METHODS[method], Dense):
+        taken = taken._replace(steps=_tree(P))
+    elsewhere = rates._replace(beta=0.0, alpha=rates.alpha if latency is None else latency)
+    return Curve(seconds(taken, elsewhere), taken.bytes)
+
+
+def break_even(votes: Sequence[Curve], rivals: Sequence[Curve], hidden_s: float = 0.0) -> float:
+    """Return the bandwidth, in bytes a second, up to which the fastest vote is faster than the fastest rival.
+
+    It is 0 if the vote does not pay even on the slowest wire, and infinite if it does on every one.
+    """
+
+    def pays(bandwidth: float) -> bool:
+        vote, rival = (min(c.seconds(bandwidth, hidden_s) for c in curves) for curves in (votes, rivals))
+        return vote < rival
+
+    crossings = {
+        (rival.bytes - vote.bytes) / (vote.fixed_s - rival.fixed_s)
+        for vote, rival in itertools.product(votes, rivals)
+        if vote.fixed_s != rival.fixed_s
+    }
+    crossings |= {c.bytes / (hidden_s - c.fixed_s) for c in (*votes, *rivals) if hidden_s > c.fixed_s}
+    edges = sorted(crossing for crossing in crossings if crossing > 0)
+    for low, high in itertools.pairwise([0.0, *edges]):
+        if not pays((low + high) / 2):
+            return low
+    last = edges[-1] if edges else 0.0
+    return math.inf if pays(2 * last + 1) else last

@@ -1,0 +1,1 @@
+"""How ranks start, find their place, agree, keep time and end together."""

@@ -1,0 +1,1 @@
+"""A run as a file, and what is drawn from it. Needs neither MPI nor torch nor Numba."""

@@ -1,0 +1,1 @@
+"""The command that trains a classifier by vote, or by a rival."""

@@ -1,0 +1,77 @@
+"""What is asked of a training: the options of mpisign.train, and the learning rate that follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..coding.counting import TIES
+from ..methods.catalogue import METHODS, VOTES
+from ..methods.rivals import BASELINES
+from ..ranks.options import fraction, natural, not_negative, option, positive
+from ..ranks.worker import SCHEDULES
+from ..voting.adversary import ADVERSARIES
+
+# Without `none`, which lets the replicas drift apart, and without what a checkpoint would lack the state of.
+TRAINABLE = tuple(name for name in METHODS if name in VOTES or not (name == "none" or BASELINES[name].keeps_state))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is asked of a training. The defaults are the paper's (arXiv 1810.05291, section 4)."""
+
+    data: str = option("", "a folder with train/<class>/ and val/<class>/, as ImageNet's", metavar="PATH")
+    model: str = option("resnet50", "torchvision's name of a classifier, or tiny", metavar="NAME")
+    method: str = option(
+        "vote-alltoall", f"how gradients are exchanged: {', '.join(TRAINABLE)}", choices=TRAINABLE, metavar="NAME"
+    )
+    schedule: str = option("overlap", "when votes are taken: during backward, or behind it", choices=SCHEDULES)
+    optimizer: str = option("sgd", "of a dense method; a vote is applied by sgd", choices=("sgd", "adamw"))
+    epochs: int = option(80, "how often all pictures are seen", type=positive, metavar="N")
+    batch_size: int = option(128, "pictures a rank and step", type=positive, metavar="N")
+    lr: float | None = option(
+        None, "(default: 1e-4 for votes, 1e-3 for adamw, 0.1 for sgd)", type=not_negative, metavar="RATE"
+    )
+    warmup_epochs: float = option(5.0, "over which the rate rises from 0", type=not_negative, metavar="N")
+    lr_schedule: str = option("step", "behind them", choices=("step", "cosine"))
+    lr_step: float = option(30.0, "epochs until the rate is divided by 10, and again", type=not_negative, metavar="N")
+    momentum: float = option(
+        0.9, "each worker's own, before the sign (0: signSGD); a dense optimizer's", type=fraction, metavar="BETA"
+    )
+    weight_decay: float = option(
+        1e-4, "decoupled from the sign; for a vote and for adamw", type=not_negative, metavar="RATE"
+    )
+    tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
+    precision: str = option("fp32", "of forward and backward; bf16 is torch's autocast", choices=("fp32", "bf16"))
+    image_size: int = option(224, "height and width of the pictures", type=positive, metavar="N")
+    workers: int = option(4, "processes a rank that load pictures; 0: none", type=natural, metavar="N")
+    broken: str = option("stop", "what to do about a picture that can't be decoded", choices=("stop", "skip"))
+    bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
+    adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
+    adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
+    share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out")
+    seed: int = option(0, "of weights, order, augmentation, coins and traitors", type=natural, metavar="N")
+    output: str = option("", "the folder of log and checkpoints (default: a new one in runs/)", metavar="FOLDER")
+    checkpoint_every: int = option(1, "epochs between checkpoints", type=positive, metavar="N")
+    keep: int = option(3, "how many checkpoints are kept", type=positive, metavar="N")
+    resume: bool = option(False, "go on from the newest checkpoint in --output, or begin if there is none")
+
+    @property
+    def votes(self) -> bool:
+        """Whether gradients are exchanged by a vote."""
+        return self.method in VOTES
+
+    @property
+    def base_rate(self) -> float:
+        """The learning rate that is warmed up to."""
+        if self.lr is not None:
+            return self.lr
+        return 1e-4 if self.votes else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
+
+    def rate(self, progress: float) -> float:
+        """Return the learning rate when so many epochs, a fraction too, are done."""
+        if progress < self.warmup_epochs:
+            return self.base_rate * progress / self.warmup_epochs
+        if self.lr_schedule == "step":
+            return self.base_rate * 0.1 ** int(progress / self.lr_step)
+        return self.base_rate * (1 + math.cos(math.pi * min(1.0, progress / self.epochs))) / 2

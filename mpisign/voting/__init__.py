@@ -1,0 +1,1 @@
+"""P ranks agree on the majority of their signs."""

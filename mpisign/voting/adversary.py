@@ -1,0 +1,133 @@
+"""What a traitor sends instead of its signs or its gradient, in place. No rank sees what another sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..coding.bits import Floats, Words, clear_padding
+
+T = TypeVar("T", Words, Floats)
+
+SCALE = -100.0  # of the gradient that a traitor sends to spoil a mean
+
+
+class Turn(NamedTuple):
+    """What a traitor has at hand when it is to send a bucket."""
+
+    n: int  # coordinates
+    previous: Any  # what it would honestly have sent for this bucket in the step before; the same, in the first step
+    own: np.random.Generator  # coins of this rank, bucket and step
+    shared: np.random.Generator  # coins that all traitors throw alike, the same in every step
+
+
+class Adversary(NamedTuple):
+    """A kind of traitor: what becomes of its words, uint64 (W,), and of its gradient, float32 (n,)."""
+
+    summary: str
+    words: Callable[[Words, Turn], None]
+    gradient: Callable[[Floats, Turn], None]
+
+
+def _invert(words: Words, turn: Turn) -> None:
+    np.invert(words, out=words)
+    clear_padding(words, turn.n)
+
+
+def _throw(words: Words, coins: np.random.Generator, n: int) -> None:
+    words[:] = coins.integers(0, 2**64, len(words), np.uint64)
+    clear_padding(words, n)
+
+
+def _zero(sent: Any, turn: Turn) -> None:
+    sent[:] = 0
+
+
+def _delay(sent: Any, turn: Turn) -> None:
+    sent[:] = turn.previous
+
+
+def _size(gradient: Floats) -> np.float32:
+    """Return the root mean square: what is sent instead is of the same size, or it would be told at a glance."""
+    return np.float32(np.sqrt(np.mean(np.square(gradient), dtype=np.float64))) if len(gradient) else np.float32(0)
+
+
+def _noise(gradient: Floats, turn: Turn) -> None:
+    gradient[:] = _size(gradient) * turn.own.standard_normal(len(gradient), np.float32)
+
+
+def _false_direction(gradient: Floats, turn: Turn) -> None:
+    gradient[:] = _size(gradient) * turn.shared.choice(np.array([-1, 1], np.float32), len(gradient))
+
+
+def _scale(factor: float) -> Callable[[Floats, Turn], None]:
+    def scaled(gradient: Floats, turn: Turn) -> None:
+        gradient *= np.float32(factor)
+
+    return scaled
+
+
+# Inverting is the strongest blind adversary of a vote (arXiv 1810.05291, theorem 2); a scale is lost on signs.
+ADVERSARIES: dict[str, Adversary] = {
+    "invert": Adversary("the opposite of every sign; the negative gradient", _invert, _scale(-1)),
+    "random": Adversary("a fair coin a coordinate; noise", lambda words, turn: _throw(words, turn.own, turn.n), _noise),
+    "zero": Adversary("constant bits, as for a gradient of 0", _zero, _zero),
+    "delayed": Adversary("what it ought to have sent a step ago", _delay, _delay),
+    "collude": Adversary("one false direction, the same for all traitors in all steps",
+                         lambda words, turn: _throw(words, turn.shared, turn.n), _false_direction),
+    "scale": Adversary(f"{SCALE:g} times the gradient; as a vote that is the opposite sign", _invert, _scale(SCALE)),
+}  # fmt: skip
+
+
+class Traitor:
+    """A rank that lies. `seed` is the run's, the same on all ranks; `memory` is what "delayed" needs between steps."""
+
+    def __init__(self, name: str, seed: int, rank: int) -> None:
+        self.kind, self.seed, self.rank = ADVERSARIES[name], seed, rank
+        self.remembers = name == "delayed"
+        self.memory: dict[int, tuple[int, Any, Any]] = {}  # bucket -> step, its honest words or gradient, those before
+
+    def lie_in_words(self, words: Words, n: int, bucket: int, step: int) -> None:
+        """Replace the words of a bucket of n coordinates, in place."""
+        self.kind.words(words, self._turn(words, n, bucket, step))
+
+    def lie_in_gradient(self, gradient: Floats, bucket: int, step: int) -> None:
+        """Replace the gradient of a bucket, in place."""
+        self.kind.gradient(gradient, self._turn(gradient, len(gradient), bucket, step))
+
+    def _turn(self, honest: T, n: int, bucket: int, step: int) -> Turn:
+        own = np.random.default_rng([self.seed, self.rank, bucket, step])
+        shared = np.random.default_rng([self.seed, bucket])
+        return Turn(n, self._previous(honest, bucket, step) if self.remembers else honest, own, shared)
+
+    def _previous(self, honest: T, bucket: int, step: int) -> T:
+        """Return the honest form of the step before; asked again in the same step, the same."""
+        known = self.memory.get(bucket)
+        if known is None or known[1].shape != honest.shape:
+            known = (step, honest.copy(), honest.copy())
+        elif known[0] != step:
+            known = (step, honest.copy(), known[1])
+        self.memory[bucket] = known
+        previous: T = known[2]
+        return previous
+
+
+def check_adversary(name: str | None) -> None:
+    """Raise a ValueError if there is no such kind of traitor; None is an honest rank."""
+    if name is not None and name not in ADVERSARIES:
+        raise ValueError(f"adversary: unknown name {name!r}, choose from {', '.join(ADVERSARIES)}")
+
+
+def traitors(number: int, P: int, seed: int) -> list[int]:
+    """Choose `number` of P ranks, the same for the same seed; rank 0, which reports, is the last to be chosen.
+
+    Raises:
+        ValueError: there are fewer ranks than traitors, or `number` is negative.
+
+    """
+    if not 0 <= number <= P:
+        raise ValueError(f"adversaries: {number} of {P} ranks cannot be traitors")
+    order = [*(1 + np.random.default_rng(seed).permutation(max(P - 1, 0))).tolist(), 0]
+    return sorted(order[:number])

@@ -1,0 +1,256 @@
+"""The command itself, as a user starts it."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from launch import ROOT, environment, mpirun, our_lines, run
+
+from mpisign.methods.catalogue import METHODS, VOTES, needs_nccl
+from mpisign.report import records, rows, table
+
+BENCH = ("-m", "mpisign.bench")
+TINY = (*BENCH, "--model", "tiny", "--image-size", "32", "--iterations", "6", "--warmup", "1")
+ABLE = tuple(name for name in METHODS if not needs_nccl(name))
+HERE = tuple(name for name in ABLE if not name.startswith("powersgd"))  # unless asked for
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_table(tmp_path, ranks):
+    ended = run(ranks, *TINY, "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    assert ended.stdout.rstrip() == table.render(kept, "table", per_iteration=True)
+    assert "baseline: gloo" in ended.stdout
+    assert "nccl did not run: NCCL needs CUDA devices" in ended.stdout
+    assert "replicas: bit-identical" in ended.stdout
+    assert ("nothing to exchange" in ended.stdout) == (ranks == 1)
+    found = {row["method"]: row for row in rows.rows(kept)}
+    assert tuple(found) == HERE
+    assert all(row["wrong"] == 0 for name, row in found.items() if name != "none")
+    assert len(kept.exchange) == 6 * ranks * len(HERE)
+    assert len(kept.compute) == 6 * ranks
+    for line in kept.compute + kept.exchange:
+        assert all(value >= 0 for value in line.values() if isinstance(value, float))
+    for line in kept.exchange:
+        spans = [value for name, value in line.items() if isinstance(value, float) and name not in ("seconds", "wait")]
+        assert sum(spans) <= line["seconds"]
+        if line["method"] in VOTES:
+            assert {"wait", "pack", "unpack"} <= set(line)
+    assert {line["method"]: set(line) for line in kept.exchange}["vote-alltoall"] >= {
+        "all-to-all",
+        "vote",
+        "all-gather",
+    }
+
+
+def test_traitors_a_coin_and_a_choice_of_methods(tmp_path):
+    chosen = "none,mpi,vote-alltoall"
+    ended = run(3, *TINY, "--methods", chosen, "--tie", "random", "--adversaries", "1", "--adversary", "random",
+                "--format", "csv", "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    found = list(csv.DictReader(io.StringIO(ended.stdout)))
+    assert [row["method"] for row in found] == chosen.split(",")
+    assert tuple(found[0]) == rows.KEYS
+    assert {row["baseline"] for row in found} == {"mpi"}
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_the_overlapped_schedule(tmp_path, ranks):
+    traitor = ("--adversaries", "1", "--adversary", "delayed")
+    ended = run(ranks, *TINY, "--schedule", "overlap", "--iterations", "7", *traitor, "--methods", ",".join(ABLE),
+                "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    assert ended.stdout.rstrip() == table.render(kept, "table", per_iteration=True)
+    assert "exposed comm ms" in ended.stdout
+    assert "replicas: bit-identical" in ended.stdout
+    assert all(row["wrong"] == 0 for row in rows.rows(kept) if row["method"] != "none")
+    assert len(kept.overlapped) == 8 * ranks * len(ABLE)  # in blocks of 2
+    for line in kept.overlapped:
+        assert sum(line[name] for name in rows.COMPUTE_SPANS) <= line["seconds"]
+        assert ("pack" in line) == (line["method"] in VOTES)
+
+
+@pytest.mark.parametrize("what", [("--schedule", "overlap"), ("--sizes", "1K:2K:2")], ids=["overlap", "sweep"])
+@pytest.mark.parametrize(("until", "cap", "reached"), [("0.9", "60", True), ("0.000001", "2", False)])
+def test_it_goes_on_until_the_intervals_are_narrow_or_time_is_up(tmp_path, what, until, cap, reached):
+    ended = run(2, *TINY, *what, "--until", until, "--time-cap", cap, "--methods", "gloo,vote-alltoall",
+                "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    sizes = kept.head["config"]["sizes"] or [None]
+    assert (max(rows.widest(kept, size) for size in sizes) <= float(until)) == reached
+    fewest, _ = rows.iterations(kept)
+    assert fewest >= 6
+    assert ("WARNING: asked to go on" in ended.stdout) != reached
+
+
+def test_a_sweep_over_sizes(tmp_path):
+    ended = run(
+        2, *BENCH, "--sizes", "4:1K:16", "--iterations", "3", "--format", "json", "--output", "r.jsonl", cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert [row["bytes"] for row in found] == [
+        size for size in (4, 64, 1024) for name in HERE if "powersgd" not in name
+    ]
+    assert {row["wrong"] for row in found} == {0, None}
+
+
+def test_real_pictures(tmp_path):
+    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "make_photos.py", tmp_path / "photos"], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert made.stdout.startswith("80 pictures in")
+    ended = run(2, *TINY, "--data", "photos", "--methods", "gloo,vote-alltoall", "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    kept = records.read(tmp_path / "r.jsonl")
+    assert kept.head["config"]["data"] == "photos"
+    assert "photos pictures of 32 x 32" in ended.stdout
+    assert all(line["data"] > 0 for line in kept.compute)
+
+
+def test_real_pictures_in_two_parts(tmp_path):
+    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "make_photos.py", tmp_path, "--validate", "1/5"],
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    assert made.stdout.startswith("80 pictures in")
+    pictures = {
+        part: {p.relative_to(tmp_path / part) for p in tmp_path.glob(f"{part}/*/*.jpg")} for part in ("train", "val")
+    }
+    assert not pictures["train"] & pictures["val"]
+    for label in ("china", "flower"):
+        assert [sum(p.parent.name == label for p in pictures[part]) for part in ("train", "val")] == [32, 8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "resnet5000"], "model: unknown name 'resnet5000'"),
+        (["--methods", "vote-ring"], "unknown name 'vote-ring', choose from none, mpi"),
+        (["--methods", "nccl"], "methods: nccl cannot run: NCCL needs CUDA devices"),
+        (["--tie", "heads"], "invalid choice: 'heads'"),
+        (["--sizes", "1K"], "no range of sizes"),
+        (["--data", "empty"], "data: empty is no folder of class folders with pictures"),
+        (["--data", "nowhere"], "data: nowhere is no folder"),
+        (["--output", "/dev/null/r.jsonl"], "output: /dev/null is not a folder"),
+        (["--output", "empty"], "output: empty is a folder"),
+        (["--output", "/dev/null"], "output: /dev/null is no ordinary file"),
+        (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
+        (["--iterations", "0"], "0 is less than 1"),
+        (["--batch-size", "x"], "'x' is not a whole number"),
+        (["--momentum", "1"], "1 is not in [0, 1)"),
+        (["--bucket-mb", "0"], "bucket_mb: must be above 0"),
+        (["--model", "resnet18", "--image-size", "32"], "image_size: resnet18 takes no batch of 1"),
+        (["--sizes", "1K:4K", "--methods", "powersgd-2"], "methods: powersgd-2 cannot run: it compresses matrices"),
+        (["--schedule", "never"], "invalid choice: 'never'"),
+        (["--sizes", "1K:4K", "--schedule", "overlap"], "schedule: a sweep over sizes has no backward"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line_and_code_2(tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    output = [] if "--output" in arguments else ["--output", "r.jsonl"]
+    model = [] if "--model" in arguments else ["--model", "tiny", "--image-size", "32"]
+    ended = run(2, *BENCH, *model, *arguments, *output, cwd=tmp_path)
+    assert ended.returncode == 2
+    lines = our_lines(ended.stderr)
+    assert len(lines) == 1, ended.stderr
+    assert said in lines[0]
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout.strip() == "" or "BAD TERMINATION" in ended.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_ranks_started_singly_are_told_how_to_start(tmp_path):
+    ended = subprocess.run([sys.executable, *TINY], cwd=tmp_path, env=environment(SLURM_NTASKS="4", SLURM_PROCID="0"),
+                           capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    assert ended.returncode == 2
+    (line,) = our_lines(ended.stderr)
+    assert "was to start 4 ranks, but MPI sees 1" in line
+    assert "srun --mpi=" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = """
+import sys, time
+from mpi4py import MPI
+from mpisign.bench import __main__ as bench
+from mpisign.voting import truth as check
+rank = MPI.COMM_WORLD.rank
+def broken(*arguments):
+    {what}
+check.wrong_signs = broken
+sys.exit(bench.main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):
+    program = BROKEN.format(what="1 / 0 if rank == 1 else None; return 0")
+    ended = run(3, "-c", program, *TINY[2:], "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode not in (0, 2)
+    assert "rank 1 failed, the job ends" in ended.stderr
+    assert "ZeroDivisionError" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_result_is_shown_and_the_exit_code_is_1(tmp_path):
+    program = BROKEN.format(what="return int(rank == 1)")
+    ended = run(2, "-c", program, *TINY[2:], "--methods", "gloo,vote-server", "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "wrong coordinates" in ended.stderr
+    assert {row["method"]: row["wrong"] for row in rows.rows(records.read(tmp_path / "r.jsonl"))}["vote-server"] == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_rank_and_ctrl_c_end_the_job(tmp_path, how):
+    record = str(tmp_path / "r.jsonl")
+    command = mpirun(3, *TINY, "--iterations", "100000", "--output", record)
+    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                           text=True, start_new_session=True)  # fmt: skip
+    try:
+        while "methods" not in job.stderr.readline():  # it says so when it starts
+            assert job.poll() is None
+        time.sleep(8)
+        if how == signal.SIGKILL:
+            ranks = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+            mine = [int(line.split()[0]) for line in ranks.splitlines() if record in line and "mpirun" not in line]
+            os.kill(mine[-1], how)
+        else:
+            job.send_signal(how)
+        job.communicate(timeout=60)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_neither_mpi_nor_torch():
+    program = """
+import sys
+sys.argv = ["bench", "--help"]
+try:
+    from mpisign.bench import __main__ as bench
+    bench.main()
+except SystemExit as ended:
+    assert not ended.code
+    loaded = {"torch", "torchvision", "mpi4py", "mpi4py.MPI", "sklearn"} & set(sys.modules)
+    assert not loaded, loaded
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert all(name in "".join(ended.stdout.split()) for name in METHODS)  # as lines are broken at hyphens
+
+
+def test_report_needs_neither_mpi_nor_torch():
+    program = "import sys, mpisign.report.__main__; assert not {'torch', 'mpi4py', 'numba'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment())

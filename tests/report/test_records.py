@@ -1,0 +1,210 @@
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from launch import ROOT
+from made import kept, made_run
+
+from mpisign.bench import __main__ as bench
+from mpisign.report import __main__ as report
+from mpisign.report import records, rows, table
+from mpisign.report.statistics import Median
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    run = made_run()
+    again = records.read(kept(run, tmp_path / "new" / "folder" / "r.jsonl"))
+    assert again == run
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["r.jsonl"]
+
+
+def test_a_write_that_fails_leaves_nothing_and_keeps_the_old(tmp_path):
+    path = kept(made_run(), tmp_path / "r.jsonl")
+    before = path.read_bytes()
+
+    def broken():
+        yield "half"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        records.write(path, broken())
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_costs_the_record_but_not_the_table(tmp_path, monkeypatch, capsys):
+    def full(path, lines):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "write", full)
+    where, how = SimpleNamespace(path=tmp_path / "r.jsonl"), SimpleNamespace(format="csv", per_iteration=False)
+    assert bench.finish(made_run(), where, how) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("method,")
+    assert said.err.count("\n") == 1
+    assert "No space left on device" in said.err
+
+
+def test_where_a_record_can_go(tmp_path):
+    assert records.unwritable(Path("/dev/null")) == "/dev/null is no ordinary file"
+    assert records.unwritable(Path("/dev/null/x")) == "/dev/null is not a folder"
+    assert records.unwritable(tmp_path) == f"{tmp_path} is a folder"
+    assert records.unwritable(tmp_path / "a" / "b.jsonl") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "no json", '{"type": "run", "format": 1}', '{"type": "end"}'])
+def test_what_is_no_record_is_refused(tmp_path, text):
+    (tmp_path / "r").write_text(text)
+    with pytest.raises(ValueError, match="no record"):
+        records.read(tmp_path / "r")
+    assert report.main([str(tmp_path / "r")]) == 2
+
+
+def test_rows_take_the_slowest_rank_and_pair_the_iterations():
+    found = {row["method"]: row for row in rows.rows(made_run())}
+    vote = found["vote-alltoall"]
+    assert tuple(vote) == rows.KEYS
+    assert vote["compute_s"] == pytest.approx(10e-3, rel=0.01)
+    assert vote["comm_s"] == pytest.approx(2e-3, rel=0.01)
+    assert vote["iteration_s"] == pytest.approx(12e-3, rel=0.01)
+    assert vote["images_per_s"] == pytest.approx(6 / 12e-3, rel=0.01)
+    assert vote["speedup"] == pytest.approx(18 / 12)
+    assert vote["comm_ratio"] == pytest.approx(4)
+    assert (vote["sent_bytes"], vote["received_bytes"], vote["busiest_bytes"]) == (20, 20, 30)
+    assert vote["verdict"] == "faster"
+    assert found["gloo"]["verdict"] == "baseline"
+    assert found["none"]["verdict"] == "ceiling"
+    assert found["none"]["wrong"] is None
+
+
+@pytest.mark.parametrize(("schedule", "slow", "said"), [
+    ("serial", 1.0, "12.04 ms against 18.06 ms an iteration, speed-up 1.50 [1.50, 1.50]: faster."),
+    ("overlap", 1.0, "11.04 ms against 14.05 ms an iteration, speed-up 1.27 [1.27, 1.27]: faster."),
+    ("serial", 8.0, "26.09 ms against 18.06 ms an iteration, speed-up 0.69 [0.69, 0.69]: slower."),
+])  # fmt: skip
+def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, slow, said):
+    run = made_run(schedule=schedule, slow=slow)
+    asked = "Does it pay here? The fastest vote, vote-alltoall, against the fastest rival, gloo: "
+    assert asked + said + " (Both are chosen by these very samples.)" in table.render(run, "table").splitlines()
+    alone = records.Run(run.head, [line for line in run.samples if line.get("method") != "gloo"], run.end)
+    assert rows.answer(alone) is None
+
+
+def test_each_row_is_held_against_the_fastest_rival_too():
+    run = made_run()
+    bf16 = [
+        line | {"method": "bf16", "seconds": line["seconds"] * 0.5} for line in run.exchange if line["method"] == "gloo"
+    ]
+    run.samples += bf16
+    run.head["methods"].append("bf16")
+    run.head["traffic"]["model"]["bf16"] = [[200, 200]] * 2
+    found = {row["method"]: row for row in rows.rows(run)}
+    vote = found["vote-alltoall"]
+    assert (vote["rival"], vote["rival_verdict"]) == ("bf16", "faster")
+    assert vote["speedup"] == pytest.approx(18 / 12)
+    assert vote["rival_speedup"] == pytest.approx(14 / 12)
+    assert vote["rival_low"] <= vote["rival_speedup"] <= vote["rival_high"]
+    assert [found[name]["rival_verdict"] for name in ("none", "gloo", "bf16")] == ["ceiling", "slower", "fastest rival"]
+    for line in bf16:
+        line["wrong"] = 1  # a rival that is wrong is none
+    assert rows.rows(run)[-1]["rival"] == "gloo"
+
+
+def test_ranks_that_are_not_bound_to_cores_are_warned_of():
+    assert "not bound" in "\n".join(table.notes(made_run(bound=False)))
+    assert "not bound" not in "\n".join(table.notes(made_run(bound=True)))
+    assert "not bound" not in "\n".join(table.notes(made_run(bound=False, ranks_per_core=2.0)))  # they cannot be
+
+
+def test_the_breakdown_adds_up():
+    names, found = rows.breakdown(made_run())
+    vote = next(row for row in found if row["method"] == "vote-alltoall")
+    assert names == ["compute", "wait", "pack", "all-to-all", "step", "other"]
+    assert sum(vote[name] for name in names if name != "wait") == pytest.approx(12e-3 * 0.75, rel=0.01)
+
+
+def test_overlapped_rows_tell_what_is_exposed():
+    found = {row["method"]: row for row in rows.rows(made_run(schedule="overlap"))}
+    vote = found["vote-alltoall"]
+    assert tuple(vote) == rows.OVERLAP_KEYS
+    assert vote["iteration_s"] == pytest.approx(11e-3, rel=0.01)
+    assert vote["exposed_s"] == pytest.approx(1e-3, rel=0.01)
+    assert vote["exposed_low_s"] <= vote["exposed_s"] <= vote["exposed_high_s"]
+    assert vote["comm_s"] == pytest.approx(2e-3, rel=0.01)
+    assert vote["hidden"] == pytest.approx(0.5, rel=0.01)
+    assert vote["speedup"] == pytest.approx(14 / 11, rel=0.01)
+    assert found["none"]["exposed_s"] is None
+    assert found["none"]["verdict"] == "ceiling"
+    names, phases = rows.overlapped_breakdown(made_run(schedule="overlap"))
+    assert names == ["data", "forward", "backward", "step", "wait", "pack", "all-to-all"]
+    assert phases[2]["pack"] == pytest.approx(5e-4 * 0.75, rel=0.01)
+
+
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+@pytest.mark.parametrize("form", table.FORMATS)
+def test_every_form_tells_every_method(form, schedule):
+    text = table.render(made_run(schedule=schedule), form, per_iteration=True)
+    keys = rows.OVERLAP_KEYS if schedule == "overlap" else rows.KEYS
+    assert all(method in text for method in ("none", "gloo", "vote-alltoall"))
+    if form == "json":
+        assert [tuple(row) for row in json.loads(text)] == [keys] * 3
+    elif form == "csv":
+        assert text.splitlines()[0] == ",".join(keys)
+    elif form != "lines":
+        assert "baseline: gloo" in text
+        assert "nccl did not run: no CUDA" in text
+
+
+def test_a_sweep_has_a_row_for_each_size():
+    run = made_run(sizes=(1024, 4096))
+    assert [(row["bytes"], row["method"]) for row in rows.rows(run)][:4] == [
+        (1024, "none"), (1024, "gloo"), (1024, "vote-alltoall"), (4096, "none")]  # fmt: skip
+    text = table.render(run, "table")
+    assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
+
+
+LINE = re.compile(
+    r"mpisign: method=(?P<method>[\w-]+) ranks=(?P<ranks>\d+) iteration_s=(?P<iteration_s>\d\.\d{3}e[+-]\d\d) "
+    r"comm_s=(?P<comm_s>\d\.\d{3}e[+-]\d\d) speedup=(?P<speedup>-|\d+\.\d{3}) speedup_low=(?P<low>-|\d+\.\d{3}) "
+    r"speedup_high=(?P<high>-|\d+\.\d{3}) verdict=(?P<verdict>-|[a-z-]+) wrong=(?P<wrong>-|\d+) bytes=(?P<bytes>-|\d+)"
+)
+KEPT = ROOT / "results" / "published" / "amd-epyc-2-cores"
+EVERY_KIND = [next(KEPT.glob(f"*-{name}.jsonl")) for name in (
+    "resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks")]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EVERY_KIND, ids=lambda path: path.stem)
+def test_a_line_a_row_is_what_site_suites_search_for(path, capsys):
+    assert report.main([str(path), "--format", "lines"]) == 0
+    lines, found = capsys.readouterr().out.splitlines(), rows.rows(records.read(path))
+    assert len(lines) == len(found)
+    for text, row in zip(lines, found, strict=True):
+        read = LINE.fullmatch(text)
+        assert read, text
+        assert read["method"] == row["method"]
+        assert float(read["iteration_s"]) == pytest.approx(row["iteration_s"], rel=1e-3)
+        assert float(read["speedup"]) == pytest.approx(row["speedup"], abs=1e-3)
+        assert read["wrong"] == ("-" if row["method"] == "none" else str(row["wrong"]))
+        assert read["bytes"] == str(row.get("bytes", "-"))
+
+
+def test_a_line_without_a_baseline_or_enough_samples():
+    run = made_run()
+    run.head["baseline"] = None
+    assert LINE.fullmatch(table.render(run, "lines").splitlines()[2])["speedup"] == "-"
+    last = LINE.fullmatch(table.render(made_run(iterations=3), "lines").splitlines()[2])
+    assert last["verdict"] == "too-few-samples"
+    assert last["ranks"] == "2"
+
+
+def test_a_machine_is_told_by_what_it_is():
+    facts = records.machine()
+    assert set(facts) == {"cpu", "cores", "system", "python", "torch", "numpy", "numba", "mpi4py", "mpisign", "commit"}
+    name = records.folder_name({"device": "Intel(R) Xeon(R) CPU E5-2690 v4 @ 2.60GHz", "cores": 28})
+    assert name == "intel-xeon-e5-2690-v4-28-cores"
+
+
+def test_ratios_print_with_their_interval():
+    assert table.ratio_text(Median(1.234, 1.1, 123.4)) == "1.23 [1.10, 123]"

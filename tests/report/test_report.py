@@ -1,0 +1,353 @@
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import combinations, pairwise
+
+import browser
+import numpy as np
+import pytest
+from launch import ROOT, environment
+from made import kept, made_run
+
+from mpisign.report import __main__ as report
+from mpisign.report import charts, page, records, rows, table
+
+HOSTILE = '<script>alert("$x$")</script>'
+
+
+def newest(name):
+    """A real record, from results/published/."""
+    return max((ROOT / "results" / "published").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
+
+
+def redrawn(run, **changes):
+    """The run with other facts: of its config, or else of its machine."""
+    head = json.loads(json.dumps(run.head))
+    for name, value in changes.items():
+        head["config" if name in head["config"] else "machine"][name] = value
+    return dataclasses.replace(run, head=head)
+
+
+def refused(capsys, *arguments):
+    """The one line with which a command line is refused."""
+    try:
+        code = report.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert not said.out
+    return said.err.splitlines()[-1]
+
+
+def test_the_table_alone_loads_nothing_slow(tmp_path):
+    path = kept(made_run(), tmp_path / "r.jsonl")
+    program = (
+        f"import sys; from mpisign import report; code = report.main([{str(path)!r}]); "
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'matplotlib', 'jinja2', 'scipy', 'torch', 'numba', 'mpi4py'}), 'code', code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Does it pay here?" in done.stdout
+    assert done.stdout.splitlines()[-1].split() == ["code", "0"]
+
+
+def test_report_redraws(tmp_path, capsys):
+    path = kept(made_run(), tmp_path / "r.jsonl")
+    for form in table.FORMATS:
+        assert report.main([str(path), "--format", form]) == 0
+        assert capsys.readouterr().out.strip() == table.render(made_run(), form)
+
+
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+@pytest.mark.parametrize(
+    ("slow", "code", "said"), [(1.0, 0, "indistinguishable"), (3.0, 3, "slower"), (0.5, 0, "faster")]
+)
+def test_compare_tells_what_became_slower_and_its_exit_code_says_so(tmp_path, capsys, schedule, slow, code, said):
+    old, new = (kept(made_run(slow=by, schedule=schedule), tmp_path / str(by)) for by in (1, slow))
+    assert report.main(["compare", str(old), str(new)]) == code
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
+    assert lines["vote-alltoall"].endswith(said)
+    assert lines["gloo"].endswith("indistinguishable")
+    assert "none" not in lines
+
+
+def test_compare_shows_the_medians_of_whole_overlapped_iterations(tmp_path, capsys):
+    old, new = (kept(made_run(slow=by, schedule="overlap"), tmp_path / str(by)) for by in (1.0, 3.0))
+    report.main(["compare", str(old), str(new), "--format", "markdown"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if "vote-alltoall" in line)
+    assert [cell.strip() for cell in row.split("|")][2:4] == ["11.04", "13.05"]
+
+
+def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys):
+    old, new = kept(made_run(), tmp_path / "old"), kept(made_run(ranks=3), tmp_path / "new")
+    assert "ranks: 2 and 3" in refused(capsys, "compare", old, new)
+    assert report.main(["compare", "--anyway", str(old), str(new)]) == 0
+    assert "WARNING: the runs differ in ranks: 2 and 3" in capsys.readouterr().out
+
+
+def test_compare_wants_two_records_with_something_in_common(tmp_path, capsys):
+    old, new = kept(made_run(), tmp_path / "old"), made_run()
+    new.head["methods"] = ["none"]
+    assert "required: OLD, NEW" in refused(capsys, "compare")
+    assert "required: NEW" in refused(capsys, "compare", old)
+    assert "no method in common" in refused(capsys, "compare", old, kept(new, tmp_path / "new"))
+    (tmp_path / "broken").write_text("nothing")
+    assert "broken: no record" in refused(capsys, "compare", old, tmp_path / "broken")
+
+
+def test_a_record_may_be_called_compare(tmp_path, capsys, monkeypatch):
+    kept(made_run(), tmp_path / "compare")
+    monkeypatch.chdir(tmp_path)
+    assert report.main(["./compare"]) == 0
+    assert "vote-alltoall" in capsys.readouterr().out
+
+
+def test_any_method_but_none_can_be_the_baseline(tmp_path, capsys):
+    path = kept(made_run(), tmp_path / "r")
+    assert report.main([str(path), "--baseline", "vote-alltoall", "--format", "json"]) == 0
+    found = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["gloo"]["speedup"] == pytest.approx(12 / 18)
+    assert found["gloo"]["verdict"] == "slower"
+    assert found["vote-alltoall"]["verdict"] == "baseline"
+    for name in ("none", "mpi"):
+        assert f"has no {name}, only gloo, vote-alltoall" in refused(capsys, path, "--baseline", name)
+
+
+def test_figures_are_written_the_same_each_time(tmp_path, capsys):
+    serial, sweep = kept(made_run(), tmp_path / "a.jsonl"), kept(made_run(sizes=(1024, 4096)), tmp_path / "b.jsonl")
+    for folder in ("one", "two"):
+        for path in (serial, sweep):
+            assert report.main([str(path), "--figures", str(tmp_path / folder)]) == 0
+    names = {f"{name}{suffix}" for name in ("a-breakdown", "a-distribution", "b-sizes") for suffix in (".png", ".svg")}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == names
+    for name in names:
+        content = (tmp_path / "one" / name).read_bytes()
+        assert content == (tmp_path / "two" / name).read_bytes()
+        if name.endswith(".svg"):
+            ET.fromstring(content)  # noqa: S314
+            assert b"<dc:date>" not in content
+        else:
+            assert content.startswith(b"\x89PNG")
+
+
+def test_records_of_other_rank_counts_are_drawn_together(tmp_path, capsys):
+    paths = [kept(made_run(ranks=ranks), tmp_path / f"{ranks}.jsonl") for ranks in (2, 4)]
+    out = tmp_path / "out"
+    assert report.main([*map(str, paths), "--figures", str(out), "--html", str(out / "page.html")]) == 0
+    assert {path.stem for path in out.glob("*.svg")} == {
+        "2-breakdown", "2-distribution", "4-breakdown", "4-distribution", "scaling"}  # fmt: skip
+    assert (out / "page.html").read_text().count("<svg") == 5
+
+
+def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    one, other = kept(made_run(), tmp_path / "a.jsonl"), kept(redrawn(made_run(), model="big"), tmp_path / "b.jsonl")
+    again, namesake = kept(made_run(), tmp_path / "c.jsonl"), kept(made_run(ranks=3), tmp_path / "x" / "a.jsonl")
+    out = ("--figures", tmp_path / "out")
+    assert refused(capsys, one, other, *out).endswith("cannot be drawn together: they differ in model: tiny and big")
+    assert refused(capsys, one, again, *out).endswith("cannot be drawn together: more than one of them has 2 ranks")
+    assert "two of the records are called a" in refused(capsys, one, namesake, *out)
+    assert "--figures" in refused(capsys, one, "--figures", one)
+    assert "--html" in refused(capsys, one, "--html", tmp_path)
+    assert "is one of the records" in refused(capsys, one, "--html", one)
+    assert "No such file" in refused(capsys, tmp_path / "none.jsonl", *out)
+    assert "takes one record" in refused(capsys, one, other, "--format", "csv")
+    for package in ("matplotlib", "jinja2"):
+        there = importlib.util.find_spec
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda name: None if name == package else there(name))  # noqa: B023
+            assert f"need {package}: pip install 'mpisign[plots]'" in refused(capsys, one, *out)
+    assert not (tmp_path / "out").exists()
+
+
+def bars(axes):
+    """Each row's bars, from left to right: (left, width) in ms."""
+    found = {}
+    for bar in axes.patches:
+        if bar.get_width() > 0:
+            found.setdefault(round(bar.get_y() + bar.get_height() / 2), []).append((bar.get_x(), bar.get_width()))
+    return {row: sorted(parts) for row, parts in found.items()}
+
+
+def test_stacked_bars_have_no_gaps_and_the_breakdowns_length():
+    run = records.read(newest("resnet50-16-ranks"))
+    whole, alone = charts.stacked(run).axes
+    names, found = rows.breakdown(run)
+    for axes, skipped in ((whole, ()), (alone, ("compute", "step", "wait"))):
+        drawn = bars(axes)
+        for place, row in enumerate(found):
+            parts, total = drawn[place], 1e3 * sum(row[name] for name in names if name not in skipped)
+            assert parts[-1][0] + parts[-1][1] == pytest.approx(total)
+            for (left, width), (after, _) in pairwise(parts):
+                assert left + width == pytest.approx(after)
+
+
+def test_overlapped_bars_tell_what_is_exposed():
+    run = made_run(schedule="overlap")
+    whole = charts.stacked(run).axes[0]
+    (rest, exposed) = bars(whole)[2]
+    assert rest[1] == pytest.approx(10, rel=0.01)
+    assert exposed[1] == pytest.approx(1, rel=0.01)
+    assert len(bars(whole)[0]) == 1
+
+
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+def test_every_sample_is_in_the_distribution(schedule):
+    run = made_run(schedule=schedule, iterations=20)
+    for line in run.samples:
+        if line["iteration"] == 3 and line.get("method") == "gloo":
+            line["seconds"] = 99.0
+    for axes, samples in zip(
+        charts.distribution(run).axes, (rows.iteration_samples(run), rows.comm_samples(run)), strict=True
+    ):
+        shown = {place: [] for place in range(3)}
+        for line in axes.lines:
+            if line.get_marker() == "o" and line.get_linestyle() == "None" and len(line.get_xdata()):
+                shown[round(np.mean(line.get_ydata()) + 0.1)] += list(line.get_xdata())
+        for place, method in enumerate(run.head["methods"]):
+            if place or axes.get_xscale() == "linear":  # `none` exchanges nothing
+                near = [1e3 * value for value in samples[method] if value < 50]
+                assert sorted(shown[place]) == pytest.approx(sorted(near))
+        assert len(shown[1]) == 19
+        assert any(text.get_text().startswith("99") for text in axes.texts)
+
+
+@pytest.mark.parametrize("methods", [["none"], ["gloo"], ["none", "vote-alltoall"]])
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+@pytest.mark.parametrize("iterations", [1, 8])
+def test_few_methods_and_iterations_are_drawn_too(methods, schedule, iterations):
+    run = made_run(schedule=schedule, iterations=iterations)
+    run.head |= {"methods": methods, "baseline": "gloo" if "gloo" in methods else None}
+    run.samples = [line for line in run.samples if line.get("method", methods[0]) in methods]
+    for draw in charts.drawings(run).values():
+        assert [label.get_text() for label in draw().axes[0].get_yticklabels()] == methods
+
+
+def test_scaling_and_sizes_show_the_medians_and_their_intervals():
+    runs = [made_run(ranks=ranks, slow=ranks) for ranks in (8, 2)]
+    figure = charts.scaling(runs)
+    assert [axes.get_title() for axes in figure.axes] == ["Iteration", "The exchange alone"]
+    assert "2, 8 ranks" in figure.get_suptitle()
+    curve = next(line for line in figure.axes[1].containers if line.get_label() == "vote-alltoall")
+    assert list(curve[0].get_ydata()) == pytest.approx([4, 16], rel=0.01)
+    sweep = made_run(sizes=(1024, 4096), ranks_per_core=2.0)
+    figure = charts.sizes(sweep)
+    gloo = next(line for line in figure.axes[0].containers if line.get_label() == "gloo")
+    row = next(row for row in rows.rows(sweep) if row["method"] == "gloo")
+    low, high = gloo[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((1e3 * row["comm_low_s"], 1e3 * row["comm_high_s"]))
+    assert table.CROWDED in figure.get_suptitle()
+    assert table.CROWDED not in charts.sizes(made_run(sizes=(1024, 4096))).get_suptitle()
+    assert [axes.get_title() for axes in charts.scaling([sweep, redrawn(sweep, ranks=9)]).axes] == [
+        "Exchange of 1K", "Exchange of 4K"]  # fmt: skip
+
+
+def test_votes_and_rivals_have_colours_of_their_own():
+    style = charts.looks(
+        ["none", "mpi", "powersgd-2", "powersgd-4", "vote-alltoall", "vote-alltoall-gloo", "vote-server"]
+    )
+    assert style["powersgd-2"]["color"] == style["powersgd-4"]["color"] != style["mpi"]["color"]
+    assert style["vote-alltoall"]["color"] == style["vote-alltoall-gloo"]["color"] != style["vote-server"]["color"]
+    assert style["vote-alltoall"]["linestyle"] != style["vote-alltoall-gloo"]["linestyle"]
+    assert len({look["marker"] for look in style.values()}) == len(style)
+    assert not set(charts.COOL) & set(charts.WARM)
+
+
+# What people see who lack one kind of cone: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009), severity 1.
+SIGHTS = {
+    "all cones": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def lab(linear):
+    """CIE L*a*b* of linear sRGB, in which a distance of 2 or 3 can just be seen."""
+    from_rgb = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(from_rgb @ np.clip(linear, 0, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize(
+    "palette", [(*charts.COOL, *charts.WARM), tuple(charts.PHASES.values())], ids=["methods", "phases"]
+)
+def test_the_colours_stay_apart_for_the_colour_blind(palette, sight):
+    from matplotlib.colors import to_rgb
+
+    linear = [
+        np.array([((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in to_rgb(colour)])
+        for colour in palette
+    ]
+    seen = [lab(SIGHTS[sight] @ colour) for colour in linear]
+    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
+
+
+def drawn_page(run, path):
+    """The page of a run, on the disk."""
+    svgs = {chart: charts.pictures(draw, [".svg"])[".svg"] for chart, draw in charts.drawings(run).items()}
+    path.write_text(page.render({HOSTILE: run}, {HOSTILE: svgs}, None))
+    return path
+
+
+def test_names_in_a_record_are_text_and_no_markup(tmp_path):
+    run = redrawn(made_run(), model=HOSTILE, device=HOSTILE)
+    text = drawn_page(run, tmp_path / "p.html").read_text()
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") > 4
+
+
+@pytest.fixture(scope="module")
+def window():
+    if reason := browser.lacking():
+        pytest.skip(f"no headless browser: {reason}")
+
+
+@pytest.mark.parametrize("name", ["resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile"])
+def test_a_browser_shows_the_page(window, tmp_path, name):
+    run = redrawn(made_run(), model=HOSTILE, device=HOSTILE) if name == "hostile" else records.read(newest(name))
+    opened = drawn_page(run, tmp_path / "page.html")
+    for width in (1280, 390):
+        seen = browser.look(tmp_path, opened, width)
+        assert seen["complaints"] == seen["fetched"] == []
+        assert seen["active"] == 0
+        assert seen["width"] == width  # what is wider scrolls in a frame of its own
+        assert len(seen["charts"]) == len(charts.drawings(run))
+        assert all(breadth > 300 and height > 150 for breadth, height in seen["charts"])
+        assert min(seen["shapes"]) > 100
+    expected = [[part.headers, *part.cells] for part in table.parts(run)]
+    assert [[[cell.replace("\n", " ") for cell in row] for row in cells] for cells in seen["tables"]][:-3] == expected
+    assert {row[0]: row[1] for row in seen["tables"][-2]}["device"] == run.head["machine"]["device"]
+    assert all(note.removeprefix(page.WARNING) in seen["text"] for note in table.notes(run))
+    assert table.title(run) in seen["text"]
+    assert table.answer_line(run) in seen["text"]
+
+
+def test_the_charts_are_really_painted(window, tmp_path):
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    picture = imread(browser.photograph(tmp_path, drawn_page(made_run(), tmp_path / "page.html"), 1280, 2400))
+    assert picture.shape[:2] == (2400, 1280)
+    for colour in (charts.COOL[0], charts.WARM[0], charts.PHASES["compute"]):
+        assert (abs(picture[..., :3] - to_rgb(colour)).max(-1) < 0.01).sum() > 500
+
+
+def test_a_page_that_fetches_or_runs_something_is_found_out(window, tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text('<script>nothing()</script><img src="http://127.0.0.1:9/a.png">')
+    seen = browser.look(tmp_path, bad, 800)
+    assert seen["fetched"] == ["http://127.0.0.1:9/a.png"]
+    assert seen["active"] == 2
+    assert any("nothing is not defined" in line for line in seen["complaints"])
+
+
+def test_without_a_browser_the_reason_is_told(monkeypatch):
+    monkeypatch.setattr(browser.shutil, "which", lambda name: None)
+    assert "chromium-headless-shell" in browser.lacking()

@@ -1,0 +1,192 @@
+"""Collective: run under mpirun. Every exchange gives the exact vote on every rank and sends what it says."""
+
+import numpy as np
+import pytest
+import reference
+
+import mpisign
+from mpisign.coding import counting as votes
+from mpisign.coding.counting import BLOCK, TIES, Tie
+from mpisign.ranks import launch as mpi
+from mpisign.voting.exchange import EXCHANGES
+from mpisign.voting.native import CounterSum, merge_function
+
+pytestmark = pytest.mark.mpi
+
+
+def widths(P):
+    return [0, 1, P - 1, P, P + 1, BLOCK, BLOCK + 1, 3 * BLOCK * P + 1]
+
+
+def ballots(comm, W, seed=0):
+    every = np.random.default_rng([seed, W]).integers(0, 2**64, (comm.size, W), np.uint64)
+    return every, every[comm.rank].copy()
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_vote_is_exact_on_every_rank(comm, name, rule):
+    for W in widths(comm.size):
+        every, mine = ballots(comm, W)
+        given = mine.copy()
+        voted = mpisign.vote(comm, mine, name, Tie(rule, 3, 5))
+        assert np.array_equal(voted, reference.majority(every, rule, 3, 5))
+        assert np.array_equal(mine, given)
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_plan_votes_again_and_keeps_its_input(comm, name):
+    plan = EXCHANGES[name](comm, 300, "random", seed=4)
+    for step in range(3):
+        every, plan.words[:] = ballots(comm, 300, step)
+        mine = plan.words.copy()
+        assert np.array_equal(plan.vote(step), reference.majority(every, "random", 4, step))
+        assert np.array_equal(plan.words, mine)
+    plan.close()
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_patient_vote_is_the_same(comm, name):
+    patient = mpi.Patient(comm.Dup())
+    patient.patient = True
+    for W in (*widths(comm.size), 100_000):
+        every, words = ballots(comm, W)
+        plan = EXCHANGES[name](patient, W)
+        plan.words[:] = words
+        assert np.array_equal(plan.vote(), reference.majority(every, "positive"))
+        plan.close()
+    patient.Free()
+
+
+def test_a_patient_gather_is_one_to_any_root(comm):
+    patient = mpi.Patient(comm.Dup())
+    patient.patient = True
+    every, mine = ballots(comm, 1000)
+    for root in range(comm.size):
+        gathered = np.zeros_like(every) if comm.rank == root else None
+        patient.Gather(mine, gathered, root)
+        assert gathered is None or np.array_equal(gathered, every)
+    patient.Free()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def pretended_nodes(request, comm, monkeypatch):
+    """Make MPI see nodes of so many ranks, the last one perhaps smaller."""
+    monkeypatch.setattr(mpi, "split_by_node", lambda of: of.Split(of.rank // request.param, of.rank))
+    return [rank // request.param for rank in range(comm.size)]
+
+
+@pytest.mark.parametrize("rule", TIES)
+def test_hierarchical_is_exact_over_several_nodes(comm, pretended_nodes, rule):
+    assert mpi.nodes_of(comm) == pretended_nodes
+    for W in widths(comm.size):
+        every, mine = ballots(comm, W)
+        voted = mpisign.vote(comm, mine, "hierarchical", Tie(rule, 3, 5))
+        assert np.array_equal(voted, reference.majority(every, rule, 3, 5))
+
+
+class CountingComm:
+    """A communicator that books what its collectives deliver (the rules stand at the head of mpisign.exchange)."""
+
+    def __init__(self, comm, book=None):
+        self.comm, self.book = comm, [0, 0] if book is None else book
+
+    def __getattr__(self, name):
+        return getattr(self.comm, name)
+
+    def Split(self, *args):
+        return CountingComm(self.comm.Split(*args), self.book)
+
+    def count(self, sent, received):
+        self.book[0] += sent
+        self.book[1] += received
+
+    def Alltoall(self, sent, received):
+        self.count(sent.nbytes * (self.size - 1) // self.size, received.nbytes * (self.size - 1) // self.size)
+        self.comm.Alltoall(sent, received)
+
+    def Allgather(self, sent, received):
+        block = received.nbytes // self.size
+        self.count((self.size - 1) * block, (self.size - 1) * block)
+        self.comm.Allgather(sent, received)
+
+    def Gather(self, sent, received, root):
+        if self.rank == root:
+            assert received.nbytes == self.size * sent.nbytes
+        self.count(*((0, (self.size - 1) * sent.nbytes) if self.rank == root else (sent.nbytes, 0)))
+        self.comm.Gather(sent, received, root)
+
+    def Bcast(self, data, root):
+        self.count(*(((self.size - 1) * data.nbytes, 0) if self.rank == root else (0, data.nbytes)))
+        self.comm.Bcast(data, root)
+
+    def Allreduce(self, sent, received, op):
+        planes, elements, datatype = received
+        assert planes.nbytes == elements * datatype.Get_size()
+        each = 2 * (self.size - 1) * planes.nbytes // self.size  # as Rabenseifner's or the ring algorithm
+        self.count(each, each)
+        self.comm.Allreduce(sent, received, op)
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_traffic_is_what_is_sent(comm, pretended_nodes, name, rule):
+    for W in widths(comm.size):
+        counting = CountingComm(comm)
+        plan = EXCHANGES[name](counting, W, rule)
+        plan.vote()
+        plan.close()
+        formula = EXCHANGES[name].traffic(W, rule, pretended_nodes)
+        assert formula.shape == (comm.size, 2)
+        assert counting.book == formula[comm.rank].tolist()
+
+
+def test_alltoall_sends_two_bits_a_coordinate_at_most(comm):
+    n, P = 25_600_000, comm.size
+    sent = EXCHANGES["alltoall"].traffic(n // 64, "positive", [0] * P)[comm.rank, 0]
+    assert sent == 2 * (P - 1) * 8 * -(-n // 64 // P)
+
+
+def test_alltoall_keeps_two_bits_a_coordinate(comm):
+    plan = EXCHANGES["alltoall"](comm, 100_000)
+    held = {id(x.base if x.base is not None else x): x.nbytes for x in vars(plan).values() if isinstance(x, np.ndarray)}
+    assert sum(held.values()) <= 2 * 8 * (100_000 + comm.size)
+
+
+@pytest.mark.parametrize("K", [1, 2, 5, 11])
+def test_native_op_merges_counters(comm, K):
+    """On one rank, by MPI's own Reduce_local."""
+    rng = np.random.default_rng(K)
+    for G in (0, 1, 3):
+        a, b = rng.integers(0, 2**64, (2, G, K, BLOCK), np.uint64)
+        a[:, -1] = b[:, -1] = 0  # room for the sum
+        if K == 1:
+            a[:] = 0
+        merged = b.copy()
+        votes.merge(a, merged)
+        total = CounterSum(K)
+        total.op.Reduce_local([a, G, total.datatype], [b, G, total.datatype])
+        assert total.op.Is_commutative()
+        total.free()
+        assert np.array_equal(b, merged)
+    assert merge_function(K) is merge_function(K)
+
+
+def test_ranks_that_ask_for_different_votes_are_refused(comm):
+    if comm.size == 1:
+        pytest.skip("needs ranks that can differ")
+    with pytest.raises(ValueError, match="ranks ask for different votes"):
+        mpisign.vote(comm, np.zeros(5 + (comm.rank == 1), np.uint64))
+    with pytest.raises(ValueError, match="exchange: unknown name 'ring', choose from allgather"):
+        mpisign.vote(comm, np.zeros(5, np.uint64), "ring")
+    with pytest.raises(ValueError, match="tie: unknown rule"):
+        mpisign.vote(comm, np.zeros(5, np.uint64), tie="heads")
+    with pytest.raises(ValueError, match="words: "):
+        mpisign.vote(comm, np.zeros((5, 2), np.uint64))
+
+
+@pytest.mark.parametrize("faulty", [{"exchange": "ring"}, {"tie": "heads"}, {"words": np.zeros(5)}])
+def test_a_fault_of_one_rank_is_refused_on_all(comm, faulty):
+    arguments = {"words": np.zeros(5, np.uint64)} | (faulty if comm.rank == comm.size - 1 else {})
+    with pytest.raises(ValueError, match=next(iter(faulty))):
+        mpisign.vote(comm, **arguments)

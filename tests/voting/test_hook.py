@@ -1,0 +1,426 @@
+"""Collective: run under mpirun. The vote through DistributedDataParallel is the paper's update, on every rank."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import mpisign
+from mpisign.bench.contest import Contest, HeldBucket, play
+from mpisign.coding import coding as device
+from mpisign.coding.counting import TIES
+from mpisign.methods.catalogue import METHODS, VOTES, needs_nccl
+from mpisign.methods.rivals import BASELINES, process_group
+from mpisign.ranks.clock import Spans
+from mpisign.ranks.worker import SCHEDULES
+from mpisign.voting import truth as check
+from mpisign.voting.adversary import ADVERSARIES
+from mpisign.voting.carriers import GroupComm, plan_for
+from mpisign.voting.exchange import EXCHANGES
+
+pytestmark = pytest.mark.mpi
+
+LR, DECAY, BETA = 1e-2, 1e-1, 0.9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_distributed(comm):
+    torch.set_num_threads(1)
+    with process_group(comm, "gloo", one_node=True):
+        yield
+
+
+def small_model():
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(33, 3000), nn.ReLU(), nn.Linear(3000, 101), nn.ReLU(), nn.Linear(101, 3))
+
+
+def parallel(model):
+    """Two buckets after the first step: DDP's first one takes a megabyte, whatever is asked for."""
+    return DistributedDataParallel(model, bucket_cap_mb=0.1, gradient_as_bucket_view=True)
+
+
+def loss_of(model, rank, step):
+    noise = torch.Generator().manual_seed(1000 * step + rank)
+    return model(torch.randn(5, 33, generator=noise)).square().mean()
+
+
+def plain_training(P, steps, rule="positive", beta=BETA):
+    """Train by the paper's algorithm 1, all workers in one process, votes by counting."""
+    model = small_model()
+    parameters = list(model.parameters())
+    momenta = [[np.zeros(p.numel(), np.float32) for p in parameters] for _ in range(P)]
+    for step in range(steps):
+        signs = []
+        for rank in range(P):
+            gradients = torch.autograd.grad(loss_of(model, rank, step), parameters)
+            for m, g in zip(momenta[rank], gradients, strict=True):
+                m[:] = reference.momentum(m, g.numpy().reshape(-1), beta) if beta else g.numpy().reshape(-1)
+            signs.append([np.where(m < 0, -1, 1) for m in momenta[rank]])
+        with torch.no_grad():
+            for i, parameter in enumerate(parameters):
+                tally = sum(signs[rank][i] for rank in range(P))
+                vote = np.sign(tally) if rule == "zero" else np.where(tally < 0, -1, 1)
+                voted = torch.from_numpy(vote.astype(np.float32)).view_as(parameter)
+                parameter.grad = voted
+        torch.optim.SGD(parameters, LR, weight_decay=DECAY).step()
+    return [parameter.detach().numpy() for parameter in parameters]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("rule", ["positive", "zero"])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule, schedule):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, BETA, name, rule, schedule=schedule)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
+    for step in range(4):  # DDP divides the buckets anew after the first
+        optimizer.zero_grad()
+        loss_of(replica, comm.rank, step).backward()
+        optimizer.step()
+    state.close()
+    for ours, plain in zip(model.parameters(), plain_training(comm.size, 4, rule), strict=True):
+        assert np.array_equal(ours.detach().numpy(), plain)
+
+
+def trained(comm, schedule, **settings):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, schedule=schedule, **settings)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    for step in range(4):
+        model.zero_grad()
+        loss_of(replica, comm.rank, step).backward()
+        torch.optim.SGD(model.parameters(), LR).step()
+    state.close()
+    return list(model.parameters())
+
+
+@pytest.mark.parametrize("adversary", [None, *ADVERSARIES])
+def test_both_schedules_give_the_same_bits(comm, adversary):
+    settings = {"tie": "random", "seed": 5, "adversary": adversary if comm.rank % 2 else None}
+    assert all(map(torch.equal, trained(comm, "serial", **settings), trained(comm, "overlap", **settings)))
+
+
+def test_the_overlapped_vote_is_taken_during_backward(comm):
+    """The first bucket is voted on before the last layer that backward comes to has been passed."""
+    model, order = small_model(), []
+    replica = parallel(model)
+    state = mpisign.VoteState(comm)
+    vote_bucket, first = state.vote_bucket, threading.Event()
+
+    def noted(bucket):
+        order.append((bucket.index(), threading.current_thread() is threading.main_thread()))
+        done = vote_bucket(bucket)
+        first.set()
+        return done
+
+    state.vote_bucket = noted
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    for step in range(2):  # two buckets from the second step on
+        order.clear()
+        first.clear()
+        loss = loss_of(replica, comm.rank, step)
+        if step:
+            model[0].weight.register_hook(lambda gradient: None if first.wait(60) else pytest.fail("not voted on yet"))
+        loss.backward()
+    state.close()
+    assert order == [(0, False), (1, False)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("bucket", [0, 1])
+def test_a_vote_that_fails_is_raised_by_backward(comm, schedule, bucket):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, schedule=schedule)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    loss_of(replica, comm.rank, 0).backward()
+
+    def broken(held):
+        if held.index() == bucket:  # on all ranks: one that fails alone ends the job, see test_bench
+            raise ArithmeticError("no vote today")
+        held.buffer().zero_()
+        return held.buffer()
+
+    state.vote_bucket = broken
+    with pytest.raises(ArithmeticError, match="no vote today"):
+        loss_of(replica, comm.rank, 1).backward()
+    with pytest.raises(ArithmeticError, match="no vote today"):  # not a second time, as if nothing had been
+        state.take(held_buckets(comm, (3,))[0], torch.futures.Future())
+    state.close()
+
+
+def test_parameters_without_a_gradient_stay_where_they_are(comm):
+    """Their gradient would be 0, which votes +1."""
+
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    torch.manual_seed(1)
+    model = Idle()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    replica = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+    state = mpisign.VoteState(comm)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
+    for _ in range(3):
+        optimizer.zero_grad()
+        replica(torch.ones(1, 5)).sum().backward()
+        optimizer.step()
+    state.close()
+    moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True)]
+    assert moved == [True, True, False, False]
+
+
+def test_without_momentum_the_gradients_signs_are_voted_on(comm):
+    model = small_model()
+    replica = parallel(model)
+    state = mpisign.VoteState(comm, momentum=0.0)
+    replica.register_comm_hook(state, mpisign.vote_hook)
+    loss_of(replica, comm.rank, 0).backward()
+    torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY).step()
+    state.close()
+    for ours, plain in zip(model.parameters(), plain_training(comm.size, 1, beta=0.0), strict=True):
+        assert np.array_equal(ours.detach().numpy(), plain)
+
+
+def test_momentum_is_saved_and_restored(comm):
+    def train(steps, model, state, start=0):
+        replica = parallel(model)
+        replica.register_comm_hook(state, mpisign.vote_hook)
+        for step in range(start, start + steps):
+            model.zero_grad()
+            loss_of(replica, comm.rank, step).backward()
+            torch.optim.SGD(model.parameters(), LR).step()
+
+    straight, whole = small_model(), mpisign.VoteState(comm)
+    train(4, straight, whole)
+    stopped, first = small_model(), mpisign.VoteState(comm)
+    train(2, stopped, first)
+    resumed, second = small_model(), mpisign.VoteState(comm)
+    resumed.load_state_dict(stopped.state_dict())
+    second.load_state_dict(first.state_dict(stopped.parameters()), resumed.parameters())
+    train(2, resumed, second, 2)
+    for state in (whole, first, second):
+        state.close()
+    kept, again = whole.state_dict(straight.parameters()), second.state_dict(resumed.parameters())
+    assert kept["steps"] == again["steps"] == 4
+    assert all(map(torch.equal, kept["momentum"], again["momentum"]))
+    assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
+
+
+def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
+    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
+    for vector in vectors:
+        vector[::5] = 0.0
+    last = len(sizes) - 1
+    return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
+
+
+def methods():
+    return tuple(name for name in METHODS if not needs_nccl(name))
+
+
+HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
+
+
+@pytest.mark.parametrize(("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ADVERSARIES)])
+def test_every_method_passes_the_check(comm, rule, momentum, adversary):
+    mine = adversary if comm.rank % 2 else None
+    contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
+    for iteration in range(3):
+        held = held_buckets(comm, seed=100 * iteration)
+        kept = [bucket.tensor.clone() for bucket in held]
+        samples = list(contest.round(iteration, held))
+        assert sorted(sample["method"] for sample in samples) == sorted(methods())
+        assert [sample["wrong"] for sample in samples] == [0] * len(samples)
+        assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(held, kept, strict=True))
+        contest.apply(iteration, held)
+        assert check.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
+    contest.close()
+
+
+def test_methods_are_played_in_another_order_each_time_the_same_on_all_ranks(comm):
+    contest = Contest(comm, methods(), momentum=0.9, tie="positive", seed=1)
+    orders = [[sample["method"] for sample in contest.round(i, held_buckets(comm))] for i in range(3)]
+    contest.close()
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(other == orders for other in comm.allgather(orders))
+
+
+@pytest.mark.parametrize(
+    "method", ["mpi", "gloo", "fp16", "bf16", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo"]
+)
+def test_a_wrong_result_is_counted(comm, method):
+    """One coordinate, on the last rank alone."""
+    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
+    hook, state = contest.hooks[method]
+
+    def faulty(state, bucket):
+        future = hook(state, bucket)
+        if bucket.is_last():
+            future.wait()
+        if bucket.is_last() and comm.rank == comm.size - 1:
+            bucket.buffer()[-1] *= -1.5
+        return future
+
+    contest.hooks[method] = faulty, state
+    (sample,) = contest.round(0, held_buckets(comm))
+    contest.close()
+    # Nobody can say what a lossy method ought to give, only that all ranks get the same.
+    assert sample["wrong"] >= (method != "powersgd-2" or comm.size > 1)
+
+
+def overlapped_round(comm, contest, method, iteration):
+    with contest.overlapping(method, iteration):
+        for future in [play(contest, bucket) for bucket in held_buckets(comm, (1, 65, 200_000), seed=iteration)]:
+            future.wait()
+    return contest.wrong_overlapped(method)
+
+
+@pytest.mark.parametrize(
+    ("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ("delayed", "random", "scale"))]
+)
+def test_every_overlapped_method_passes_the_check(comm, rule, momentum, adversary):
+    mine = adversary if comm.rank % 2 else None
+    contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
+    wrong = {method: [overlapped_round(comm, contest, method, i) for i in range(3)] for method in methods()}
+    contest.close()
+    assert wrong == {method: [0, 0, 0] for method in methods()}
+
+
+@pytest.mark.parametrize(
+    "method", ["mpi", "gloo", "fp16", "bf16", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo"]
+)
+def test_a_wrong_overlapped_result_is_counted(comm, method):
+    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
+    hook, state = contest.hooks[method]
+
+    def faulty(state, bucket):
+        future = hook(state, bucket)
+        if bucket.is_last():
+            future.wait()
+            if comm.rank == comm.size - 1:
+                bucket.buffer()[:] *= -1.5
+        return future
+
+    contest.hooks[method] = faulty, state
+    least = int(comm.size > 1) if method == "powersgd-2" else 10_000
+    assert overlapped_round(comm, contest, method, 0) >= least
+    contest.close()
+
+
+@pytest.mark.parametrize("method", ["mpi", "gloo", "fp16", "bf16"])
+def test_a_rank_that_is_left_out_is_noticed(comm, method):
+    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
+    assert contest.probe(torch.device("cpu")) == 0
+    hook, state = contest.hooks[method]
+
+    def without_the_last(state, bucket):
+        if comm.rank == comm.size - 1:
+            bucket.buffer().zero_()
+        return hook(state, bucket)
+
+    contest.hooks[method] = without_the_last, state
+    assert contest.probe(torch.device("cpu")) >= 64 * comm.size
+    contest.close()
+
+
+def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
+    model = small_model()
+    replica = parallel(model)
+    contest = Contest(comm, ("none",), momentum=0.9, tie="positive", seed=1)
+    replica.register_comm_hook(contest, play)
+    for step in range(2):
+        model.zero_grad()
+        loss_of(replica, comm.rank, step).backward()
+        assert contest.held[-1].last
+        assert sum(bucket.tensor.numel() for bucket in contest.held) == sum(p.numel() for p in model.parameters())
+        alone = torch.autograd.grad(loss_of(model, comm.rank, step), list(model.parameters()))
+        assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
+    assert len(contest.held) > 1
+    contest.close()
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", sorted({vote.exchange for vote in VOTES.values() if vote.backend}))
+def test_votes_over_a_process_group_are_exact(comm, name, rule):
+    carrier = GroupComm(comm, "gloo").Dup()
+    for W in (0, 1, comm.size, 64 * comm.size + 1, 5000):
+        every = np.random.default_rng(W).integers(0, 2**64, (comm.size, W), np.uint64)
+        plan = plan_for(carrier, name, W, rule, 4, torch.device("cpu"))
+        plan.words[:] = device.tensor_of(every[comm.rank])
+        for step in range(2):
+            assert np.array_equal(device.words_of(plan.vote(step, Spans())), reference.majority(every, rule, 4, step))
+        plan.close()
+    carrier.Free()
+
+
+def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):
+    """In its third step, the first that compresses: convolution, matrix, thin matrix and vectors."""
+    shapes = [(64, 32, 3, 3), (300, 200), (3, 50), (64,), (1, 1)]
+    contest = Contest(comm, ("powersgd-4",), momentum=0.0, tie="positive", seed=1)
+    booked, all_reduce = [], dist.all_reduce
+
+    def counted(tensor, *arguments, **named):
+        booked.append(tensor.numel() * tensor.element_size())
+        return all_reduce(tensor, *arguments, **named)
+
+    for step in range(3):
+        flat = torch.randn(sum(map(math.prod, shapes)), generator=torch.Generator().manual_seed(step + comm.rank))
+        parts = [torch.empty(shape) for shape in shapes]
+        if step == 2:
+            monkeypatch.setattr(dist, "all_reduce", counted)
+        (sample,) = contest.round(step, [HeldBucket(0, flat, parts, True)])
+        assert sample["wrong"] == 0
+    contest.close()
+    assert sum(booked) == BASELINES["powersgd-4"].wire_bytes(shapes)
+
+
+def test_nan_votes_plus_one(comm):
+    state = mpisign.VoteState(comm)
+    vector = torch.tensor([float("nan"), -1.0, 1.0])
+    state.vote_bucket(HeldBucket(0, vector, [vector], True))
+    state.close()
+    assert vector.tolist() == [1, -1, 1]
+
+
+def test_process_group_is_there(comm):
+    assert dist.get_world_size() == comm.size
+    assert dist.get_rank() == comm.rank
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"exchange": "ring"}, "exchange: "),
+        ({"tie": "heads"}, "tie: "),
+        ({"momentum": 1.0}, "momentum: "),
+        ({"adversary": "liar"}, "adversary: "),
+        ({"schedule": "never"}, "schedule: "),
+    ],
+)
+def test_faulty_arguments_are_named(comm, arguments, named):
+    with pytest.raises(ValueError, match=named):
+        mpisign.VoteState(comm, **(arguments if comm.rank == comm.size - 1 else {}))
+
+
+def test_gradients_of_another_type_are_refused(comm):
+    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"bucket: .*float64"):
+        state.vote_bucket(HeldBucket(0, vector, [vector], True))
+    state.close()
