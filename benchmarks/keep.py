@@ -5,6 +5,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from mpisign.ranks.machine import machine as machine_facts
 from mpisign.report import charts, records
 
 
@@ -37,7 +38,7 @@ def keep_and_show(name, description, measure, show, draw=None):
         # As they will be read again: a figure is the same to the byte, now and later.
         lines = json.loads(json.dumps(list(measure())))
         if lines and options.output:
-            records.write(options.output, map(json.dumps, [{"type": "machine", **records.machine()}, *lines]))
+            records.write(options.output, map(json.dumps, [{"type": "machine", **machine_facts()}, *lines]))
         if lines:
             show(lines, "simple")
     if lines and figure:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .coding.bits import pack, unpack
-    from .coding.counting import TIES, Tie, majority
+    from .coding.counting import majority
+    from .coding.ties import TIES, Tie
     from .voting.exchange import EXCHANGES, vote
     from .voting.hook import VoteState, vote_hook
 
@@ -18,7 +19,8 @@ _HOMES = {
     "coding.bits": ("pack", "unpack"),
     "voting.exchange": ("EXCHANGES", "vote"),
     "voting.hook": ("VoteState", "vote_hook"),
-    "coding.counting": ("TIES", "Tie", "majority"),
+    "coding.counting": ("majority",),
+    "coding.ties": ("TIES", "Tie"),
 }
 
 

@@ -14,8 +14,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from mpisign.coding import bits
-from mpisign.coding import coding as device
+from mpisign.coding import bits, coding
 from mpisign.report.statistics import median_interval
 
 N, P, ROUNDS = 25_600_000, 16, 50  # coordinates, about ResNet-50's
@@ -37,21 +36,21 @@ def contests():
     m, g, rows = torch.randn(N), torch.randn(N), torch.randint(-(2**63), 2**63 - 1, (P, bits.words_for(N)))
     momentum, gradient, ballots = m.cuda(), g.cuda(), rows.cuda()
     words, voted, signs = (torch.empty_like(x) for x in (ballots[0], ballots[0], gradient))
-    size, elected = words.nbytes, device.majority(rows)
-    pack = lambda: device.momentum_pack(momentum, gradient, 0.9, words)  # noqa: E731
-    vote = lambda: device.majority(ballots, out=voted)  # noqa: E731
-    unpack = lambda: device.unpack(voted, N, signs)  # noqa: E731
-    yield "momentum and pack", pack, 12 * N + size, device.momentum_pack(m, g, 0.9)
+    size, elected = words.nbytes, coding.majority(rows)
+    pack = lambda: coding.momentum_pack(momentum, gradient, 0.9, words)  # noqa: E731
+    vote = lambda: coding.majority(ballots, out=voted)  # noqa: E731
+    unpack = lambda: coding.unpack(voted, N, signs)  # noqa: E731
+    yield "momentum and pack", pack, 12 * N + size, coding.momentum_pack(m, g, 0.9)
     yield f"majority of {P}", vote, (P + 1) * size, elected
-    yield "unpack", unpack, 4 * N + size, device.unpack(elected, N)
-    yield "all three", lambda: (pack(), vote(), unpack())[2], 16 * N + (P + 3) * size, device.unpack(elected, N)
+    yield "unpack", unpack, 4 * N + size, coding.unpack(elected, N)
+    yield "all three", lambda: (pack(), vote(), unpack())[2], 16 * N + (P + 3) * size, coding.unpack(elected, N)
 
 
 def measure():
     if not torch.cuda.is_available():
         print("no CUDA device: nothing was measured", file=sys.stderr)
         raise SystemExit(2)
-    name, coder = torch.cuda.get_device_name(), device.coder(torch.device("cuda", 0))
+    name, coder = torch.cuda.get_device_name(), coding.coder(torch.device("cuda", 0))
     scratch = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
     for what, call, size, truth in contests():
         wrong = int((call().cpu() != truth).sum())

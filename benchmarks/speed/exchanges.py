@@ -15,9 +15,8 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from mpisign.coding import bits
-from mpisign.coding import counting as votes
-from mpisign.ranks import launch as mpi
+from mpisign.coding import bits, counting
+from mpisign.ranks import launch, patience
 from mpisign.report.statistics import median_interval
 from mpisign.voting.exchange import EXCHANGES
 from mpisign.voting.native import CounterSum
@@ -30,7 +29,7 @@ def merge_in_python(P):
     """Make the operation of `reduce` a Python function over NumPy, as mpi4py lets one."""
 
     def merge(a, b, datatype):
-        shape = -1, votes.planes_for(P), votes.BLOCK
+        shape = -1, counting.planes_for(P), counting.BLOCK
         x, y = (np.frombuffer(buffer, np.uint64).reshape(shape) for buffer in (a, b))
         carry = np.zeros_like(x[:, 0])
         for k in range(shape[1]):
@@ -43,7 +42,7 @@ def merge_in_python(P):
 
 
 def counters_shape(P):
-    return votes.blocks_for(bits.words_for(N)), votes.planes_for(P), votes.BLOCK
+    return counting.blocks_for(bits.words_for(N)), counting.planes_for(P), counting.BLOCK
 
 
 def contestants(comm, gradient, work):
@@ -57,7 +56,7 @@ def contestants(comm, gradient, work):
     plans = {f"vote-{name}": plan(comm, len(words)) for name, plan in EXCHANGES.items()}
     runs = {name: lambda plan=plan: vote(plan) for name, plan in plans.items()}
     runs["vote-alltoall without coding"] = plans["vote-alltoall"].vote
-    total, planes = CounterSum(votes.planes_for(comm.size)), np.zeros((2, *counters_shape(comm.size)), np.uint64)
+    total, planes = CounterSum(counting.planes_for(comm.size)), np.zeros((2, *counters_shape(comm.size)), np.uint64)
     a, b = ([part, len(part), total.datatype] for part in planes)
     in_python = merge_in_python(comm.size)
     runs[NATIVE] = lambda: total.op.Reduce_local(a, b)
@@ -70,14 +69,14 @@ def contestants(comm, gradient, work):
 def measure():
     from mpi4py import MPI
 
-    with mpi.session("exchanges") as comm:
+    with launch.session("exchanges") as comm:
         gradient = np.random.default_rng(comm.rank).standard_normal(N, dtype=np.float32)
         work, order = np.empty_like(gradient), np.random.default_rng(0)
         runs = contestants(comm, gradient, work)
         samples, signs = {name: [] for name in runs}, set()
         for play in range(-2, ROUNDS):
             for name in order.permutation(list(runs)):
-                mpi.gather_quietly(comm)
+                patience.quiet_barrier(comm)
                 comm.Barrier()
                 began = time.perf_counter()
                 runs[name]()

@@ -14,8 +14,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from mpisign.coding import bits
-from mpisign.coding import counting as votes
+from mpisign.coding import bits, counting
 from mpisign.coding.kernels.jit import kernel
 from mpisign.report.statistics import median_interval
 
@@ -58,7 +57,7 @@ def contests():
     for P in (3, 7, 15, 16, 31, 64):
         rows = rng.integers(0, 2**64, (P, len(words)), dtype=np.uint64)
         flat = rows.reshape(-1)
-        vote, stream = (lambda: votes.majority(rows, out=words)), (lambda: read(flat))  # noqa: B023
+        vote, stream = (lambda: counting.majority(rows, out=words)), (lambda: read(flat))  # noqa: B023
         yield f"majority of {P}", vote, "read stream", stream, rows.nbytes + words.nbytes, 0.7
 
 

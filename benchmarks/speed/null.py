@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
 from mpisign.report.statistics import CONFIDENCE, median_interval
+from mpisign.voting.bucket import HeldBucket
 
 COORDINATES, ITERATIONS, WARMUP, SLOWER = 2**18, 4000, 50, 0.05
 METHODS = "vote-alltoall", "the same again", "and 5 % more"
@@ -36,9 +37,9 @@ def measure():
     from mpi4py import MPI
 
     from mpisign.bench import contest
-    from mpisign.methods import catalogue as methods
+    from mpisign.methods import catalogue
     from mpisign.methods.catalogue import rivals as baselines
-    from mpisign.ranks import launch as mpi
+    from mpisign.ranks import launch
     from mpisign.voting.hook import vote_hook
 
     def slowed(state, bucket):
@@ -49,12 +50,12 @@ def measure():
             pass
         return future
 
-    methods.VOTES.update(dict.fromkeys(METHODS, methods.VOTES[METHODS[0]]))
-    with mpi.session("null") as comm, baselines.process_group(comm, "gloo", True):
+    catalogue.VOTES.update(dict.fromkeys(METHODS, catalogue.VOTES[METHODS[0]]))
+    with launch.session("null") as comm, baselines.process_group(comm, "gloo", True):
         game = contest.Contest(comm, METHODS, momentum=0.9, tie="positive", seed=0)
         game.hooks[METHODS[2]] = slowed, game.voters[METHODS[2]]
         vector = torch.randn(COORDINATES, generator=torch.Generator().manual_seed(comm.rank))
-        bucket, seconds = contest.HeldBucket(0, vector, [vector], True), np.zeros((WARMUP + ITERATIONS, 3))
+        bucket, seconds = HeldBucket(0, vector, [vector], True), np.zeros((WARMUP + ITERATIONS, 3))
         for i in range(len(seconds)):
             for sample in game.round(i, [bucket]):
                 if sample["wrong"]:

@@ -17,16 +17,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..coding.counting import TIES
+from ..coding.ties import TIES
 from ..methods.catalogue import METHODS, needs_nccl
 from ..methods.rivals import BASELINES, REFERENCES
-from ..ranks import launch as mpi
-from ..ranks import options
+from ..ranks import agreement, launch, options
 from ..ranks.options import fraction, names, natural, not_negative, option, positive
-from ..ranks.worker import SCHEDULES
 from ..report import records, table
 from ..voting.adversary import ADVERSARIES, traitors
 from ..voting.exchange import EXCHANGES
+from ..voting.schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -170,7 +169,7 @@ def new_run(setting: Setting) -> records.Run:
 @contextmanager
 def _ready(comm: MPI.Comm, setting: Setting) -> Iterator[Contest]:
     """Start torch.distributed and the methods."""
-    from ..methods.rivals import process_group
+    from ..ranks.group import process_group
     from .contest import Contest
 
     config = setting.config
@@ -191,9 +190,9 @@ def compile_kernels() -> None:
     from mpi4py import MPI
 
     from ..coding.counting import planes_for
+    from ..voting.bucket import HeldBucket
     from ..voting.hook import VoteState
     from ..voting.native import merge_function
-    from .contest import HeldBucket
 
     vector = torch.zeros(65)
     for exchange in EXCHANGES:
@@ -207,8 +206,8 @@ def compile_kernels() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 1 if any result was wrong. Faulty input exits with 2."""
     config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
-    with mpi.session(PROGRAM) as comm:
-        with mpi.refusing(comm, PROGRAM):
+    with launch.session(PROGRAM) as comm:
+        with agreement.refusing(comm, PROGRAM):
             setting = settle(config, comm)
         device = setting.place.device
         if comm.rank == 0 and config.format == "table":

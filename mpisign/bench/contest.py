@@ -10,7 +10,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,48 +18,22 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..coding import bits
-from ..coding.counting import Tie
+from ..coding.ties import Tie
 from ..methods.catalogue import VOTES
 from ..methods.rivals import BASELINES, LOSSY, Hook, Shapes, betray
-from ..network.traffic import Traffic, all_reduce
-from ..ranks import launch as mpi
+from ..network.traffic import Traffic, all_reduce, vote
+from ..ranks import agreement, patience
 from ..ranks.clock import Spans
 from ..voting import truth as check
 from ..voting.adversary import Traitor
+from ..voting.bucket import HeldBucket
 from ..voting.carriers import GroupComm
-from ..voting.exchange import EXCHANGES
 from ..voting.hook import VoteState, vote_hook
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 SAMPLE = 1024  # words of each bucket that are checked when it is exchanged during backward
-
-
-@dataclass(frozen=True)
-class HeldBucket:
-    """A bucket that outlives its step of backward: what hooks ask of a GradBucket."""
-
-    number: int
-    tensor: Tensor
-    parts: list[Tensor]
-    last: bool
-
-    def index(self) -> int:
-        return self.number
-
-    def buffer(self) -> Tensor:
-        return self.tensor
-
-    def parameters(self) -> list[Tensor]:
-        return self.parts
-
-    def is_last(self) -> bool:
-        return self.last
-
-    def gradients(self) -> list[Tensor]:
-        pieces = torch.split(self.tensor, [part.numel() for part in self.parts])
-        return [piece.view_as(part) for piece, part in zip(pieces, self.parts, strict=True)]
 
 
 class Kept(NamedTuple):
@@ -84,7 +57,7 @@ def traffic(method: str, shapes: Shapes, tie: str, nodes: list[int]) -> Traffic:
     """Return the bytes that each rank sends and receives for a bucket of such tensors, int64 (P, 2)."""
     if method in VOTES:
         W = bits.words_for(sum(map(math.prod, shapes)))
-        return EXCHANGES[VOTES[method].exchange].traffic(W, tie, nodes)
+        return vote(VOTES[method].exchange, W, tie, nodes)
     return all_reduce(BASELINES[method].wire_bytes(shapes), len(nodes))
 
 
@@ -194,7 +167,7 @@ class Contest:
         _, state = self.hooks[method]
         if isinstance(state, VoteState):
             state.schedule = schedule
-        elif isinstance(state, mpi.Patient):
+        elif isinstance(state, patience.Patient):
             state.patient = schedule == "overlap"
 
     def wrong_overlapped(self, method: str) -> int:
@@ -218,10 +191,10 @@ class Contest:
                 tie = Tie(state.tie, state.seed, state.tie_step(bucket.number))
                 wrong += check.wrong_signs(result, check.plain_vote(self.comm, words, tie, first))
             elif BASELINES[method].roundoff == LOSSY:
-                wrong += check.differs(self.comm, result)
+                wrong += agreement.differs(self.comm, result)
             elif BASELINES[method].roundoff is not None:
                 wrong += _wrong_mean(check.Mean(self.comm, gradient), method, result)
-        mpi.gather_quietly(self.comm)
+        patience.quiet_barrier(self.comm)
         return int(self.comm.allreduce(wrong))
 
     def round(self, iteration: int, held: list[HeldBucket]) -> Iterator[dict[str, Any]]:
@@ -236,7 +209,7 @@ class Contest:
             self._restore_momentum(held)
             self.lie(method, iteration, work)
             with self.spans("wait"):
-                mpi.gather_quietly(self.comm)
+                patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
             seconds = self._play(method, iteration, work)
             spans, events = self.spans.take(), self.spans.take_events()
@@ -278,7 +251,7 @@ class Contest:
         self._play(chosen, iteration, held)
         self.spans.take()
         self.spans.take_events()
-        mpi.gather_quietly(self.comm)
+        patience.quiet_barrier(self.comm)
 
     def lie(self, method: str, iteration: int, buckets: list[HeldBucket]) -> None:
         """Put a traitor's gradients into the buckets for a dense method; a vote's hook does so by itself."""
@@ -359,12 +332,12 @@ class _Truth:
         elif BASELINES[method].roundoff is None:
             return 0
         elif BASELINES[method].roundoff == LOSSY:
-            wrong = sum(check.differs(self.contest.comm, result) for result in results)
+            wrong = sum(agreement.differs(self.contest.comm, result) for result in results)
         else:
             self.means = self.means or [self._mean(*pair) for pair in zip(self.held, self.gradients, strict=True)]
             pairs = zip(self.means, results, strict=True)
             wrong = sum(_wrong_mean(mean, method, result) for mean, result in pairs)
-        mpi.gather_quietly(self.contest.comm)
+        patience.quiet_barrier(self.contest.comm)
         return int(self.contest.comm.allreduce(wrong))
 
     def _vote(self, state: VoteState, bucket: HeldBucket, gradient: bits.Floats) -> bits.Words:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from ..coding import coding as device
-from ..ranks import launch as mpi
+from ..ranks import agreement, clock, patience
 from ..ranks.clock import Event, Spans
 from ..report import rows
 from ..report.records import Run
-from ..voting import truth as check
+from ..voting.bucket import HeldBucket
 from ..workload import models
 from . import contest
-from .contest import Contest, HeldBucket, synchronize
+from .contest import Contest, synchronize
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -53,7 +52,7 @@ class Recorder:
 
     def _time_line(self, samples: list[dict[str, Any]], events: list[list[Event]]) -> list[dict[str, Any]]:
         """Return the lines of type "span": one for each sample and thread."""
-        offset, error = mpi.clock_offset(self.comm, self.nodes)
+        offset, error = clock.clock_offset(self.comm, self.nodes)
         self.clock_error = max(self.clock_error, error)
         return [
             {"type": "span", "of": sample["type"], "thread": thread,
@@ -94,16 +93,16 @@ class Trial:
     def backward(self) -> None:
         """Compute the gradient of the next batch; `play` gets it."""
         self.optimizer.zero_grad()
-        with device.timed(self.spans, "data", self.device):
+        with clock.timed(self.spans, "data", self.device):
             pictures, labels = (part.to(self.device) for part in next(self.batches))
-        with device.timed(self.spans, "forward", self.device):
+        with clock.timed(self.spans, "forward", self.device):
             loss = cross_entropy(self.replica(pictures), labels)
-        with device.timed(self.spans, "backward", self.device):
+        with clock.timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
         """Apply what is in the gradient."""
-        with device.timed(self.spans, "step", self.device):
+        with clock.timed(self.spans, "step", self.device):
             self.optimizer.step()
 
     @torch.no_grad()
@@ -137,7 +136,7 @@ def measure_model(run: Run, comm: MPI.Comm, game: Contest, recorder: Recorder, t
     recorder.traffic(None, game.held)
     if set(run.head["methods"]) != {"none"}:
         weights = (parameter.detach().cpu().numpy() for parameter in trial.model.parameters())
-        run.end["replicas_identical"] = check.same_everywhere(comm, weights)
+        run.end["replicas_identical"] = agreement.same_everywhere(comm, weights)
 
 
 def _overlapped(
@@ -164,7 +163,7 @@ def _overlapped(
 
 
 def _timed(comm: MPI.Comm, trial: Trial) -> float:
-    mpi.gather_quietly(comm)
+    patience.quiet_barrier(comm)
     comm.Barrier()
     began = time.perf_counter()
     trial.backward()
@@ -180,7 +179,7 @@ def cost(comm: MPI.Comm, game: Contest, trial: Trial | None) -> dict[str, Any]:
     seconds, `check_s` those of the check of a method's result. In overlapped iterations that check
     is `check_pieces_s`, and `keep_pieces_s` is what keeping the pieces takes, which is within the sample. Medians.
     """
-    mpi.gather_quietly(comm)
+    patience.quiet_barrier(comm)
     mine = {
         "span_s": _median_seconds(lambda: _hundred_spans(game.spans.traced)) / 100,
         "barrier_s": _median_seconds(comm.Barrier),

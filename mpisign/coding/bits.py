@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..network.traffic import BITS as BITS
-from ..network.traffic import words_for as words_for
 from .kernels.jit import kernel
 from .kernels.simd import lerp_negative64, negative64, signs64
+from .sizes import BITS as BITS
+from .sizes import words_for as words_for
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]

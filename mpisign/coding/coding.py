@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ranks.clock import Spans
-from . import bits
-from . import counting as votes
+from . import bits, counting, ties
 from .bits import Words, words_for
-from .counting import Tie, voted_shape
+from .counting import voted_shape
 from .kernels import torch as torch_kernels
+from .ties import Tie
 
 
 class Kernels(Protocol):
@@ -53,7 +52,7 @@ class _NumbaKernels:
 
     def majority(self, words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
         out = words_of(planes)
-        votes.vote_into(words_of(words), tie, out[0], out[1:].reshape(-1), first_word)
+        counting.vote_into(words_of(words), tie, out[0], out[1:].reshape(-1), first_word)
 
 
 def coder(device: torch.device) -> str:
@@ -92,30 +91,6 @@ def _kernels(x: Tensor) -> Iterator[Kernels]:
             from .kernels import triton as triton_kernels
 
             yield triton_kernels
-
-
-@contextlib.contextmanager
-def timed(spans: Spans, name: str, where: torch.device) -> Iterator[None]:
-    """Add the block's time to the span `name`: on a CUDA device what its current stream takes, by events.
-
-    Nobody waits for them: the host may be far ahead.
-    """
-    if where.type != "cuda":
-        with spans(name):
-            yield
-        return
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    began.record(torch.cuda.current_stream(where))
-    try:
-        yield
-    finally:
-        ended.record(torch.cuda.current_stream(where))
-
-        def seconds() -> float:
-            ended.synchronize()
-            return 1e-3 * float(began.elapsed_time(ended))
-
-        spans.later(name, seconds)
 
 
 @contextlib.contextmanager
@@ -216,7 +191,7 @@ def majority(words: Tensor, tie: str | Tie = "positive", *, out: Tensor | None =
 
     """
     tie = Tie(tie) if isinstance(tie, str) else tie
-    votes.check_tie(tie.rule)
+    ties.check_tie(tie.rule)
     _check("words", words, torch.int64, (None, None), words.device)
     P, W = words.shape
     if not P:

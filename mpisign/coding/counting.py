@@ -10,35 +10,17 @@ coordinate and step, the same on all ranks; `zero`, no step at all, which takes 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..network.traffic import BLOCK as BLOCK
-from ..network.traffic import blocks_for as blocks_for
-from ..network.traffic import planes_for as planes_for
 from .bits import Words, words_of
 from .kernels.jit import kernel
 from .kernels.simd import LANES, load, prefetch, spread, store, tally
-
-TIES = ("positive", "random", "zero")
-
-# SplitMix64 (https://prng.di.unimi.it/splitmix64.c): its step and the two factors of its finalizer.
-GOLDEN, MIX_30, MIX_27 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-
-
-class Tie(NamedTuple):
-    """How a tie is broken: the rule and, for `random`, what seeds the coins."""
-
-    rule: str = "positive"
-    seed: int = 0
-    step: int = 0
-
-
-def check_tie(rule: str) -> None:
-    """Raise a ValueError if `rule` is not in TIES."""
-    if rule not in TIES:
-        raise ValueError(f"tie: unknown rule {rule!r}, choose from {', '.join(TIES)}")
+from .sizes import BLOCK as BLOCK
+from .sizes import blocks_for as blocks_for
+from .sizes import planes_for as planes_for
+from .ties import GOLDEN, MIX_27, MIX_30, TIES, Tie, check_tie
 
 
 @kernel

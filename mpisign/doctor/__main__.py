@@ -15,8 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ranks import launch as mpi
-from ..ranks import options
+from ..ranks import launch, options
 from ..ranks.options import option, positive
 from . import diagnosis, examination
 from .diagnosis import ERROR, Finding
@@ -78,7 +77,7 @@ def _examine(config: Config, writer: int) -> int:
     facts = examination.after_mpi(facts)
     ranks = comm.gather(facts) if comm else [facts]
     found = diagnosis.diagnose(ranks) if ranks else []
-    if ranks and mpi.launched()[2] == 0:
+    if ranks and launch.launched()[2] == 0:
         print(render(found, config.format), flush=True)
     code = int(any(finding.level == ERROR for _, finding in found))
     code = comm.bcast(code) if comm else code
@@ -103,11 +102,11 @@ def _attend(patient: int, reader: int, config: Config) -> int:
     if isinstance(last, int):
         return last
     found = [(name, Finding(level, text)) for name, level, text in last]
-    if found and mpi.launched()[2] == 0:
+    if found and launch.launched()[2] == 0:
         name, finding = found.pop()
         print(render([*found, (name, Finding(ERROR, f"{end}: {finding.text}"))], config.format), flush=True)
     elif ready:
-        print(f"{PROGRAM}: rank {mpi.launched()[2]} ended too early", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: rank {launch.launched()[2]} ended too early", file=sys.stderr, flush=True)
         time.sleep(GRACE)
     return 1
 

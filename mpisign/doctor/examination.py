@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ranks import launch as mpi
+from ..ranks import launch, machine
+from ..ranks.nodes import nodes_of
 from ..report import records
 
 if TYPE_CHECKING:
@@ -110,10 +111,10 @@ class Facts:
 
 def before_mpi() -> Facts:
     """Return what can be found out before MPI starts: it may hang, and it makes shared memory of its own."""
-    launcher, _, rank = mpi.launched()
+    launcher, _, rank = launch.launched()
     return Facts(
         python=platform.python_version(),
-        versions={name: records.version(name) for name in PACKAGES},
+        versions={name: machine.version(name) for name in PACKAGES},
         launcher=launcher,
         rank=rank,
         mpirun=path_mpirun() if launcher == "python" else None,
@@ -158,9 +159,9 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         warnings.simplefilter("ignore", RuntimeWarning)  # of another MPI's launcher: a check tells that
         MPI.Init_thread(getattr(MPI, f"THREAD_{mpi4py.rc.thread_level.upper()}"))
     comm = MPI.COMM_WORLD
-    nodes, fault = mpi.nodes_of(comm), None
+    nodes, fault = nodes_of(comm), None
     try:
-        mpi.check_threads()
+        machine.check_threads()
     except ValueError as error:
         fault = str(error)
     found = World(
@@ -168,10 +169,10 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         size=comm.size,
         node=nodes[comm.rank],
         local=nodes[: comm.rank].count(nodes[comm.rank]),
-        thread_level=mpi.facts(comm)["thread_level"],
+        thread_level=machine.mpi_facts(comm)["thread_level"],
         thread_fault=fault,
-        singly=mpi.started_singly(comm.size),
-        cuda_aware=mpi.cuda_aware(),
+        singly=launch.started_singly(comm.size),
+        cuda_aware=machine.cuda_aware(),
     )
     return replace(facts, world=found, rank=facts.rank if found.singly else comm.rank), comm
 
@@ -310,7 +311,7 @@ def torch_cuda(local: int) -> Cuda:
     """Return what torch sees of CUDA; `local` is the rank among those of its node, as place.find counts them."""
     import torch
 
-    from ..methods.rivals import nccl_fault
+    from ..ranks.group import nccl_fault
 
     devices, uuid = torch.cuda.device_count() if torch.cuda.is_available() else 0, None
     if devices:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ..ranks import launch as mpi
+from ..ranks import patience
 from ..ranks.worker import Worker
 
 if TYPE_CHECKING:
@@ -76,10 +74,10 @@ def _in_thread(
 
 
 def _mpi(comm: MPI.Comm, held: contextlib.ExitStack) -> tuple[Hook, Any]:
-    own = mpi.Patient(comm.Dup())
+    own = patience.Patient(comm.Dup())
     held.callback(own.Free)
 
-    def all_reduce(state: mpi.Patient, bucket: Any) -> Tensor:
+    def all_reduce(state: patience.Patient, bucket: Any) -> Tensor:
         from mpi4py import MPI
 
         from ..coding.coding import on_host
@@ -202,39 +200,3 @@ def betray(traitor: Traitor | None, buffer: Tensor, bucket: int, step: int) -> N
 
         with on_host(buffer) as host:
             traitor.lie_in_gradient(host.numpy(), bucket, step)
-
-
-def nccl_fault() -> str | None:
-    """Say why NCCL can't run here, or None."""
-    import torch
-    import torch.distributed as dist
-
-    if not torch.cuda.is_available():
-        return "NCCL needs CUDA devices, and there are none"
-    return None if dist.is_nccl_available() else "this torch was built without NCCL"
-
-
-def _address(comm: MPI.Comm, one_node: bool) -> str:
-    """Return where the other ranks reach rank 0. Collective."""
-    host = "127.0.0.1" if one_node else socket.gethostname()
-    return str(comm.bcast(host))
-
-
-@contextlib.contextmanager
-def process_group(comm: MPI.Comm, backend: str, one_node: bool) -> Iterator[None]:
-    """Start torch.distributed over MPI and stop it: rank 0 listens on a free port and tells the others."""
-    import torch.distributed as dist
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    host = _address(comm, one_node)
-    if one_node:  # Gloo would look up the host's name, which need not resolve
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    server = None
-    if comm.rank == 0:
-        server = TCPStore(host, 0, comm.size, is_master=True, wait_for_workers=False)
-    port = comm.bcast(server.port if server else None)
-    store = server or TCPStore(host, port, comm.size, is_master=False)
-    dist.init_process_group(backend, store=store, rank=comm.rank, world_size=comm.size)
-    yield
-    # Not if the block raises: on one rank alone this may wait for the others, who wait for it.
-    dist.destroy_process_group()

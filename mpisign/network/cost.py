@@ -26,14 +26,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..report.records import Run
-from ..report.rows import comm_samples, grouped
-from .traffic import BITS, BLOCK, PHASES, all_reduce, blocks_for, in_turn, planes_for, share_for, words_for
+from ..coding.sizes import BITS, BLOCK, blocks_for, planes_for, share_for, words_for
+from .traffic import PHASES, all_reduce, in_turn
 
 FOLDS = 3  # one size in so many is held out in turn; with fewer sizes nothing could be
 GBIT = 1e9 / 8  # bytes a second
@@ -167,36 +166,6 @@ def terms(method: str, P: int, d: int, nodes: int = 1, tie: str = "positive") ->
 def seconds(taken: Terms, rates: Rates) -> float:
     """Return what the model says."""
     return rates.fixed + sum(amount * rate for amount, rate in zip(taken, rates[:4], strict=True))
-
-
-def points(run: Run) -> list[Point]:
-    """Return a point for each size and method of a sweep that the model knows.
-
-    Raises:
-        ValueError: the run is no sweep, or has none of these methods.
-
-    """
-    config, facts = run.head["config"], run.head["machine"]
-    if not config["sizes"]:
-        raise ValueError("is no sweep over sizes (mpisign.bench --sizes)")
-    names = [method for method in run.head["methods"] if method in METHODS]
-    if not names:
-        raise ValueError(f"has no method that the model knows ({', '.join(METHODS)})")
-    found = []
-    for size, exchanged in grouped(run.exchange, "bytes").items():
-        samples, lines = comm_samples(Run(run.head, exchanged), size), grouped(exchanged, "method")
-        for method in names:
-            taken = terms(method, facts["ranks"], size // 4, facts["nodes"], config["tie"])
-            coding, vote = (_median(lines[method], spans) for spans in (("pack", "unpack"), ("vote",)))
-            whole = float(np.median(samples[method]))
-            found.append(Point(method, facts["ranks"], size // 4, taken, whole, coding, vote))
-    return found
-
-
-def _median(lines: Iterable[dict[str, Any]], spans: Sequence[str]) -> float:
-    """Return the median seconds in these spans of the ranks that have them."""
-    kept = [sum(line.get(name, 0.0) for name in spans) for line in lines if spans[0] in line]
-    return float(np.median(kept)) if kept else 0.0
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:

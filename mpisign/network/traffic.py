@@ -14,32 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BITS = 64  # coordinates in a word
-WORD = 8  # bytes
-BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
+from ..coding.sizes import BLOCK, WORD, blocks_for, planes_for, share_for
 
 # int64 (P, 2): bytes that each rank sends and receives
 Traffic = NDArray[np.int64]
-
-
-def words_for(n: int) -> int:
-    """Return W, the number of words for n coordinates."""
-    return -(-n // BITS)
-
-
-def planes_for(P: int) -> int:
-    """Return K, the number of planes that count to P: floor(log2 P) + 1."""
-    return P.bit_length()
-
-
-def blocks_for(W: int) -> int:
-    """Return G, the number of blocks for W words."""
-    return -(-W // BLOCK)
-
-
-def share_for(W: int, P: int) -> int:
-    """Return S, the words that each of P ranks votes on; P * S >= W."""
-    return -(-W // P)
 
 
 def all_reduce(m: int, P: int) -> Traffic:

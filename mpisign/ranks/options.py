@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from . import launch as mpi
+from . import launch
 
 T = TypeVar("T")
 
@@ -18,11 +18,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong on one rank and exit with code 2 on all."""
-        mpi.refuse(self.prog, f"{message} (--help lists the options)")
+        launch.refuse(self.prog, f"{message} (--help lists the options)")
 
     def print_help(self, file: Any = None) -> None:
         """Print the help on one rank."""
-        if mpi.launched()[2] == 0:
+        if launch.launched()[2] == 0:
             super().print_help(file)
 
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..report import records
-from . import launch as mpi
+from . import launch
+from .machine import check_threads, mpi_facts
+from .machine import machine as machine_facts
+from .nodes import nodes_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +56,10 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     """
     import torch
 
-    from ..methods.rivals import nccl_fault
+    from .group import nccl_fault
 
-    mpi.check_threads()
-    nodes = mpi.nodes_of(comm)
+    check_threads()
+    nodes = nodes_of(comm)
     mine, before = nodes[comm.rank], nodes[: comm.rank].count(nodes[comm.rank])
     own = torch.device("cuda", before % torch.cuda.device_count()) if torch.cuda.is_available() else None
     # A rank may see all devices of its node, or only the one that the scheduler gave it.
@@ -72,7 +74,7 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     neighbours = [other for node, other in zip(nodes, comm.allgather(affinity), strict=True) if node == mine]
     if cuda:
         torch.cuda.set_device(device)
-    machine = comm.bcast(records.machine() if comm.rank == 0 else None) | mpi.facts(comm)
+    machine = comm.bcast(machine_facts() if comm.rank == 0 else None) | mpi_facts(comm)
     machine |= {"nodes": len(set(nodes)), "cores": len(set().union(*neighbours)), "gpus": gpus if cuda else 0}
     machine["device"] = torch.cuda.get_device_name(device) if cuda else machine["cpu"]
     machine["ranks_per_core"] = len(neighbours) / machine["cores"]
@@ -163,4 +165,4 @@ def telling_of_memory() -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         told = ". ".join(str(error).split(". ")[:2])
-        raise mpi.JobError(f"{told}. Fewer pictures a rank need less (--batch-size)") from error
+        raise launch.JobError(f"{told}. Fewer pictures a rank need less (--batch-size)") from error

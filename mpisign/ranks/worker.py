@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-SCHEDULES = ("serial", "overlap")  # of the exchange: after backward, or during it in a thread
-
 
 class Worker:
     """A thread and its queue.

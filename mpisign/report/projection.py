@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..network import cost
-from ..network.cost import GBIT, Curve, Errors, Rates
-from . import charts, records, table
-from .rows import COMPUTE_SPANS, compute_samples
+from ..network.cost import GBIT, METHODS, Curve, Errors, Point, Rates, terms
+from . import charts, projection, records, table
+from .records import Run
+from .rows import COMPUTE_SPANS, comm_samples, compute_samples, grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +143,7 @@ def settle(options: argparse.Namespace) -> Projection:
 
 def _points(path: Path, run: records.Run) -> list[cost.Point]:
     try:
-        return cost.points(run)
+        return projection.points(run)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -328,3 +329,33 @@ def main(options: argparse.Namespace) -> int:
         return 2
     print(f"mpisign.report: drawn in {', '.join(map(str, kept))}", file=sys.stderr)
     return 0
+
+
+def points(run: Run) -> list[Point]:
+    """Return a point for each size and method of a sweep that the model knows.
+
+    Raises:
+        ValueError: the run is no sweep, or has none of these methods.
+
+    """
+    config, facts = run.head["config"], run.head["machine"]
+    if not config["sizes"]:
+        raise ValueError("is no sweep over sizes (mpisign.bench --sizes)")
+    names = [method for method in run.head["methods"] if method in METHODS]
+    if not names:
+        raise ValueError(f"has no method that the model knows ({', '.join(METHODS)})")
+    found = []
+    for size, exchanged in grouped(run.exchange, "bytes").items():
+        samples, lines = comm_samples(Run(run.head, exchanged), size), grouped(exchanged, "method")
+        for method in names:
+            taken = terms(method, facts["ranks"], size // 4, facts["nodes"], config["tie"])
+            coding, vote = (_median(lines[method], spans) for spans in (("pack", "unpack"), ("vote",)))
+            whole = float(np.median(samples[method]))
+            found.append(Point(method, facts["ranks"], size // 4, taken, whole, coding, vote))
+    return found
+
+
+def _median(lines: Iterable[dict[str, Any]], spans: Sequence[str]) -> float:
+    """Return the median seconds in these spans of the ranks that have them."""
+    kept = [sum(line.get(name, 0.0) for name in spans) for line in lines if spans[0] in line]
+    return float(np.median(kept)) if kept else 0.0

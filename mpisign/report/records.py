@@ -15,9 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
-import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -155,54 +153,7 @@ def differences(old: Run, new: Run) -> list[str]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """Return what may be told of this machine and its software: an allow-list, no host name, no environment."""
-    versions = {name: version(name) for name in ("torch", "numpy", "numba", "mpi4py")}
-    return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **versions,
-        "mpisign": version("mpisign"),
-        "commit": _commit(),
-    }
-
-
 def folder_name(facts: dict[str, Any]) -> str:
     """Name a machine's folder below `results/` by what it is, not by what it is called."""
     device = re.sub(r"\((r|tm)\)|@.*|\b(cpu|processor)\b", " ", facts["device"], flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9]+", "-", f"{device} {facts['cores']} cores".lower()).strip("-")
-
-
-def version(package: str) -> str | None:
-    """Return the version of an installed package; None if it is missing."""
-    import importlib.metadata  # here: a report of a record shall not wait for it
-
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that the package stands in, "-dirty" behind it if changed; None without one."""
-    here = Path(__file__).parent
-    try:
-        tracked = ["git", "ls-files", "--error-unmatch", "__init__.py"]  # this, and not the user's own repository?
-        subprocess.run(tracked, cwd=here, capture_output=True, timeout=10, check=True)
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip() or None

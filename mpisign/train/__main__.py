@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.catalogue import needs_nccl
-from ..ranks import launch as mpi
-from ..ranks import options
+from ..ranks import agreement, launch, options
 from ..report import records
 from ..voting.adversary import traitors
 from .recipe import Recipe
@@ -233,11 +232,11 @@ def head_of(setting: Setting) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 after a fault, 85 if told to stop. Faulty input exits with 2."""
     config = options.parse(Recipe, PROGRAM, __doc__.splitlines()[0], arguments)
-    with mpi.session(PROGRAM) as comm:
+    with launch.session(PROGRAM) as comm:
         stop = Stop()
-        with mpi.refusing(comm, PROGRAM):
+        with agreement.refusing(comm, PROGRAM):
             setting = settle(config, comm)
-        with mpi.refusing(comm, PROGRAM):
+        with agreement.refusing(comm, PROGRAM):
             check_agreed(comm, setting.train, "train")
             check_agreed(comm, setting.validate, "val")
         from ..ranks import place
@@ -249,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(comm: MPI.Comm, setting: Setting, stop: Stop) -> int:
     from tqdm import tqdm
 
-    from ..methods.rivals import process_group
+    from ..ranks.group import process_group
     from . import checkpoint
     from .training import Training
 
@@ -274,7 +273,7 @@ def _main(comm: MPI.Comm, setting: Setting, stop: Stop) -> int:
     resume = comm.bcast(setting.resume)
     notes = []
     if resume is not None:
-        with mpi.refusing(comm, PROGRAM):
+        with agreement.refusing(comm, PROGRAM):
             notes = training.load(resume)
     if first:
         checkpoint.clear(setting.folder)

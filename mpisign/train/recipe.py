@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..coding.counting import TIES
+from ..coding.ties import TIES
 from ..methods.catalogue import METHODS, VOTES
 from ..methods.rivals import BASELINES
 from ..ranks.options import fraction, natural, not_negative, option, positive
-from ..ranks.worker import SCHEDULES
 from ..voting.adversary import ADVERSARIES
+from ..voting.schedule import SCHEDULES
 
 # Without `none`, which lets the replicas drift apart, and without what a checkpoint would lack the state of.
 TRAINABLE = tuple(name for name in METHODS if name in VOTES or not (name == "none" or BASELINES[name].keeps_state))

@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.functional import cross_entropy
 
-from ..coding.coding import timed
-from ..methods import rivals as baselines
+from ..methods import rivals
 from ..methods.catalogue import VOTES
-from ..ranks import launch as mpi
-from ..ranks.clock import Spans
+from ..ranks import agreement, launch, patience
+from ..ranks.clock import Spans, timed
 from ..ranks.place import Place
-from ..voting import truth as check
 from ..voting.adversary import Traitor
 from ..voting.carriers import GroupComm
 from ..voting.hook import VoteState, vote_hook
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
-class Agreed(mpi.JobError):
+class Agreed(launch.JobError):
     """Raised on all ranks at the same place: one of them is to tell it."""
 
 
@@ -57,7 +55,7 @@ def play(training: "Training", bucket: GradBucket) -> torch.futures.Future[Tenso
         done.set_result(bucket.buffer())
         return done
     if training.state is None:
-        baselines.betray(training.traitor, bucket.buffer(), bucket.index(), training.position.step)
+        rivals.betray(training.traitor, bucket.buffer(), bucket.index(), training.position.step)
     hook, state = training.hook
     return hook(state, bucket)
 
@@ -87,7 +85,7 @@ class Training:
         self.model = models.build(config.model, config.image_size, len(train.classes)).to(self.device)
         self.state: VoteState | None = None
         self.traitor = None if adversary is None else Traitor(adversary, config.seed, comm.rank)
-        self.hook: tuple[baselines.Hook, Any]
+        self.hook: tuple[rivals.Hook, Any]
         if config.votes:
             exchange, backend = VOTES[config.method]
             carrier: Any = GroupComm(comm, backend) if backend else comm
@@ -96,8 +94,8 @@ class Training:
             held.callback(self.state.close)
             self.hook = vote_hook, self.state
         else:
-            self.hook = baselines.BASELINES[config.method].hook(comm, held)
-            if isinstance(self.hook[1], mpi.Patient):
+            self.hook = rivals.BASELINES[config.method].hook(comm, held)
+            if isinstance(self.hook[1], patience.Patient):
                 self.hook[1].patient = True
         self.idle = self._rehearse(self.model)
         for parameter in self._parameters_of(self.idle):
@@ -154,7 +152,7 @@ class Training:
             if stopped:
                 return False
         trained = time.perf_counter() - began
-        identical = check.same_everywhere(comm, (weight.detach().cpu().numpy() for weight in self.weights))
+        identical = agreement.same_everywhere(comm, (weight.detach().cpu().numpy() for weight in self.weights))
         if not identical:
             raise Agreed(f"epoch {self.position.epoch + 1}: the replicas differ between ranks")
         result = self._evaluate()
@@ -228,7 +226,7 @@ class Training:
         for number in numbers[labels == Pictures.BROKEN].tolist():
             fault = pictures.fault(number)
             if self.config.broken == "stop":
-                raise mpi.JobError(f"{fault} (--broken skip leaves such pictures out)")
+                raise launch.JobError(f"{fault} (--broken skip leaves such pictures out)")
             if fault not in self.skipped:
                 self.skipped.add(fault)
                 print(f"mpisign.train: rank {self.comm.rank} leaves out {fault}", file=sys.stderr, flush=True)

@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..coding import coding as device
-from ..coding import counting as votes
-from ..coding.coding import tensor_of, timed
-from ..coding.counting import Tie
-from ..network.traffic import share_for
-from ..ranks.clock import Spans
-from .exchange import EXCHANGES, agree, host_zeros
+from ..coding import coding, ties
+from ..coding.coding import tensor_of
+from ..coding.sizes import share_for
+from ..coding.ties import Tie
+from ..ranks.agreement import agree
+from ..ranks.clock import Spans, timed
+from .exchange import EXCHANGES, host_zeros
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -58,7 +58,7 @@ def plan_for(
 
 
 def _pinned_zeros(shape: int | tuple[int, ...]) -> Words:
-    return device.words_of(torch.zeros(shape, dtype=torch.int64, pin_memory=True))
+    return coding.words_of(torch.zeros(shape, dtype=torch.int64, pin_memory=True))
 
 
 class _OnHost:
@@ -161,7 +161,7 @@ class _OnDevice(ABC):
     words: Tensor
 
     def __init__(self, comm: GroupComm | _Settled, W: int, tie: str, seed: int, where: torch.device) -> None:
-        agree(comm, (type(self).__name__, W, tie, seed), lambda: votes.check_tie(tie))
+        agree(comm, (type(self).__name__, W, tie, seed), lambda: ties.check_tie(tie))
         self.comm, self.W, self.tie, self.seed = comm, W, tie, seed
         self.P, self._where, self._rows = comm.size, where, 2 if tie == "zero" else 1
         self._plan()
@@ -185,7 +185,7 @@ class _OnDevice(ABC):
         return torch.zeros(shape, dtype=torch.int64, device=self._where)
 
     def _majority(self, ballots: Tensor, tie: Tie, out: Tensor, first_word: int = 0) -> None:
-        device.majority(ballots, tie, out=out if self._rows == 2 else out[0], first_word=first_word)
+        coding.majority(ballots, tie, out=out if self._rows == 2 else out[0], first_word=first_word)
 
 
 class _AllGather(_OnDevice):

@@ -3,23 +3,23 @@
 An exchange is a plan: it belongs to one communicator and one W, allocates once, and is called once a step. Its
 input `words` is the caller's to fill and is left as it was. All ranks get the same bits, the exact majority.
 
-What is sent is booked in `traffic`.
+What is sent is booked in `network.traffic`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..coding import counting as votes
+from ..coding import counting
 from ..coding.bits import Words, words_of
-from ..coding.counting import Tie
-from ..network import traffic
-from ..network.traffic import BLOCK, Traffic, blocks_for, planes_for, share_for
-from ..ranks import launch as mpi
+from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for
+from ..coding.ties import Tie, check_tie
+from ..ranks import nodes
+from ..ranks.agreement import agree
 from ..ranks.clock import Spans
 from .native import CounterSum
 
@@ -45,7 +45,7 @@ class Exchange(ABC):
         self, comm: MPI.Comm, W: int, tie: str = "positive", seed: int = 0,
         zeros: Callable[[int | tuple[int, ...]], Words] = host_zeros,
     ) -> None:  # fmt: skip
-        agree(comm, (self.name, W, tie, seed), lambda: votes.check_tie(tie))
+        agree(comm, (self.name, W, tie, seed), lambda: check_tie(tie))
         self.comm, self.W, self.tie, self.seed = comm, W, tie, seed
         self.P, self.rank, self._zeros = comm.size, comm.rank, zeros
         self.words: Words = zeros(W)
@@ -66,16 +66,11 @@ class Exchange(ABC):
     @abstractmethod
     def _vote(self, tie: Tie, spans: Spans) -> Words: ...
 
-    @classmethod
-    def traffic(cls, W: int, tie: str, nodes: Sequence[int]) -> Traffic:
-        """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
-        return traffic.vote(cls.name, W, tie, nodes)
-
     def close(self) -> None:  # noqa: B027 - most plans have nothing to free
         """Free the MPI handles of this plan. Collective."""
 
     def _result(self) -> Words:
-        return self._zeros(votes.voted_shape(self.W, self.tie))
+        return self._zeros(counting.voted_shape(self.W, self.tie))
 
 
 class AllGather(Exchange):
@@ -91,7 +86,7 @@ class AllGather(Exchange):
         with spans("all-gather"):
             self.comm.Allgather(self.words, self._all)
         with spans("vote"):
-            return votes.majority(self._all, tie, out=self._voted)
+            return counting.majority(self._all, tie, out=self._voted)
 
 
 class Server(Exchange):
@@ -108,7 +103,7 @@ class Server(Exchange):
             self.comm.Gather(self.words, self._all if self.rank == 0 else None, root=0)
         if self.rank == 0:
             with spans("vote"):
-                votes.majority(self._all, tie, out=self._voted)
+                counting.majority(self._all, tie, out=self._voted)
         with spans("broadcast"):
             self.comm.Bcast(self._voted, root=0)
         return self._voted
@@ -135,7 +130,7 @@ class AllToAll(Exchange):
         with spans("all-to-all"):
             self.comm.Alltoall(self._sent, received)
         with spans("vote"):
-            votes.vote_into(received, tie, received[mine], ties[mine], mine * received.shape[1])
+            counting.vote_into(received, tie, received[mine], ties[mine], mine * received.shape[1])
         with spans("all-gather"):
             self._gather(received)
             if tie.rule == "zero":
@@ -169,7 +164,7 @@ class Reduce(Exchange):
         with spans("all-reduce"):
             _sum_counters(self.comm, self._planes, self._sum)
         with spans("vote"):
-            return votes.decide(self._planes, self.P, self.W, tie, out=self._voted)
+            return counting.decide(self._planes, self.P, self.W, tie, out=self._voted)
 
     def close(self) -> None:
         self._sum.free()
@@ -187,7 +182,7 @@ class Hierarchical(Exchange):
     name = "hierarchical"
 
     def _plan(self) -> None:
-        self._node = mpi.split_by_node(self.comm)
+        self._node = nodes.split_by_node(self.comm)
         leads = self._node.rank == 0
         self._leaders = self.comm.Split(0 if leads else 1, self.rank)
         K, G = planes_for(self.P), blocks_for(self.W)
@@ -202,11 +197,11 @@ class Hierarchical(Exchange):
             self._node.Gather(self.words, self._all if leads else None, root=0)
         if leads:
             with spans("vote"):
-                votes.count(self._all, self._planes)
+                counting.count(self._all, self._planes)
             with spans("all-reduce"):
                 _sum_counters(self._leaders, self._planes, self._sum)
             with spans("vote"):
-                votes.decide(self._planes, self.P, self.W, tie, out=self._voted)
+                counting.decide(self._planes, self.P, self.W, tie, out=self._voted)
         with spans("broadcast"):
             self._node.Bcast(self._voted, root=0)
         return self._voted
@@ -215,21 +210,6 @@ class Hierarchical(Exchange):
         self._sum.free()
         self._leaders.Free()
         self._node.Free()
-
-
-def agree(comm: Any, asked: object, check: Callable[[], None]) -> None:
-    """Raise a ValueError on all ranks if `check` does on any, or if they ask for different things. Collective."""
-    fault = None
-    try:
-        check()
-    except ValueError as error:
-        fault = str(error)
-    told = comm.allgather((fault, asked))
-    for rank, (other, _) in enumerate(told):
-        if other is not None:
-            raise ValueError(other if fault == other else f"{other} (on rank {rank})")
-    if any(other != asked for _, other in told):
-        raise ValueError(f"ranks ask for different votes: {sorted({str(other) for _, other in told})}")
 
 
 EXCHANGES: dict[str, type[Exchange]] = {plan.name: plan for plan in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
@@ -255,7 +235,7 @@ def vote(comm: MPI.Comm, words: Words, exchange: str = "alltoall", tie: str | Ti
 
     def check() -> None:
         words_of("words", words, None)
-        votes.check_tie(tie.rule)
+        check_tie(tie.rule)
         exchange_class(exchange)
 
     agree(comm, (exchange, np.size(words), tie), check)

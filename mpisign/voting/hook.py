@@ -6,34 +6,26 @@ x <- x - lr * (sign(vote) + w * x); the momentum is each worker's own, before th
 
 # No postponed annotations here: DDP looks at those of its hooks.
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..coding import bits
-from ..coding import coding as device
-from ..coding import counting as votes
-from ..ranks import launch as mpi
+from ..coding import bits, coding, ties
+from ..ranks import clock, machine, patience
+from ..ranks.agreement import agree
 from ..ranks.clock import Spans
-from ..ranks.worker import SCHEDULES, Worker
+from ..ranks.worker import Worker
 from .adversary import Traitor, check_adversary
+from .bucket import Bucket
 from .carriers import Plan, plan_for
-from .exchange import agree, exchange_class
+from .exchange import exchange_class
+from .schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-
-class Bucket(Protocol):
-    """What is asked of a bucket: torch.distributed.GradBucket has it."""
-
-    def index(self) -> int: ...
-    def buffer(self) -> Tensor: ...
-    def is_last(self) -> bool: ...
-    def parameters(self) -> list[Tensor]: ...
 
 
 class VoteState:
@@ -69,7 +61,7 @@ class VoteState:
         self._stream: torch.cuda.Stream | None = None  # for gradients on a CUDA device
         self._waiting: list[Callable[[], None]] = []  # the votes of the serial schedule
         own: Any = comm.Dup()
-        self._comm: Any = mpi.Patient(own) if isinstance(own, MPI.Comm) else own
+        self._comm: Any = patience.Patient(own) if isinstance(own, MPI.Comm) else own
         self._plans: dict[int, Plan] = {}
         # Momentum lies flat, bucket by bucket; a parameter's view outlives a new division into buckets.
         self._buckets: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
@@ -142,8 +134,8 @@ class VoteState:
 
     def _betray(self, words: Tensor, n: int, index: int) -> None:
         if self.traitor is not None:
-            with device.on_host(words) as host:
-                self.betray(device.words_of(host), n, index)
+            with coding.on_host(words) as host:
+                self.betray(coding.words_of(host), n, index)
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
@@ -191,27 +183,27 @@ class VoteState:
         if buffer.dtype != torch.float32:
             raise ValueError(f"bucket: gradients must be float32, got {buffer.dtype}")
         n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer)
-        with device.timed(self.spans, "pack", where):
+        with clock.timed(self.spans, "pack", where):
             if self.momentum:
-                device.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, plan.words)
+                coding.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, plan.words)
             else:
-                device.pack(buffer, plan.words)
+                coding.pack(buffer, plan.words)
             self._betray(plan.words, n, index)
         voted = plan.vote(self.tie_step(index), self.spans)
-        with device.timed(self.spans, "unpack", where):
-            device.unpack(voted, n, buffer)
+        with clock.timed(self.spans, "unpack", where):
+            coding.unpack(voted, n, buffer)
         return buffer
 
 
 def _check(momentum: float, exchange: str, tie: str, adversary: str | None, schedule: str) -> None:
     exchange_class(exchange)
-    votes.check_tie(tie)
+    ties.check_tie(tie)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
     check_adversary(adversary)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: unknown name {schedule!r}, choose from {', '.join(SCHEDULES)}")
-    mpi.check_threads()
+    machine.check_threads()
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

@@ -7,17 +7,16 @@ Each rank computes 1 / P of it from what all ranks put in.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..coding import bits
-from ..coding import counting as votes
+from ..coding import bits, counting
 from ..coding.bits import Floats, Words
-from ..coding.counting import Tie
-from ..ranks import launch as mpi
+from ..coding.ties import Tie
+from ..ranks import patience
+from ..ranks.agreement import differs
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -55,7 +54,7 @@ def plain_vote(comm: MPI.Comm, words: Words, tie: Tie, first: int = 0) -> Words:
     S = -(-W // P)
     sent, received = np.zeros((P, S), np.uint64), np.empty((P, S), np.uint64)
     sent.reshape(-1)[:W] = words
-    mpi.gather_quietly(comm)
+    patience.quiet_barrier(comm)
     comm.Alltoall(sent, received)
     mine = np.zeros((2, S), np.uint64)
     for start in range(0, S, CHUNK // 64):
@@ -66,11 +65,11 @@ def plain_vote(comm: MPI.Comm, words: Words, tie: Tie, first: int = 0) -> Words:
         for plane, found in zip(mine, (2 * count > P, 2 * count == P), strict=True):
             plane[part] = np.packbits(found, bitorder="little").view(np.uint64)
     every = np.empty((P, 2, S), np.uint64)
-    mpi.gather_quietly(comm)
+    patience.quiet_barrier(comm)
     comm.Allgather(mine, every)
     negative, tied = (np.ascontiguousarray(every[:, plane]).reshape(-1)[:W] for plane in (0, 1))
     if tie.rule == "random":
-        return negative | (tied & votes.coins(tie, first + W)[first:])
+        return negative | (tied & counting.coins(tie, first + W)[first:])
     return np.stack([negative, tied]) if tie.rule == "zero" else negative
 
 
@@ -97,7 +96,7 @@ class Mean:
     def __init__(self, comm: MPI.Comm, x: Floats) -> None:
         self.comm, P, self.n = comm, comm.size, len(x)
         self.mean, self.size = [], []
-        mpi.gather_quietly(comm)
+        patience.quiet_barrier(comm)
         for piece in _chunks(self.n, PIECE):
             bounds = self._bounds(piece)
             counts, mine = np.diff(bounds), bounds[comm.rank + 1] - bounds[comm.rank]
@@ -125,18 +124,3 @@ class Mean:
             close |= np.isnan(mean) & np.isnan(result[start:stop])
             wrong += int(np.count_nonzero(~close))
         return wrong + differs(self.comm, result)
-
-
-def differs(comm: MPI.Comm, result: Floats) -> int:
-    """Return 1 where a result is not rank 0's, bit for bit, else 0. Collective."""
-    digest = hashlib.sha256(result.data).digest()
-    mpi.gather_quietly(comm)
-    return int(digest != comm.bcast(digest))
-
-
-def same_everywhere(comm: MPI.Comm, arrays: Iterator[Floats]) -> bool:
-    """Tell whether all ranks hold the same bits. Collective."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return len(set(comm.allgather(digest.digest()))) == 1

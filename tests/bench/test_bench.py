@@ -182,11 +182,11 @@ BROKEN = """
 import sys, time
 from mpi4py import MPI
 from mpisign.bench import __main__ as bench
-from mpisign.voting import truth as check
+from mpisign.voting import truth
 rank = MPI.COMM_WORLD.rank
 def broken(*arguments):
     {what}
-check.wrong_signs = broken
+truth.wrong_signs = broken
 sys.exit(bench.main(sys.argv[1:]))
 """
 

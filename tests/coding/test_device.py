@@ -18,10 +18,8 @@ import reference
 import torch
 from reference import awkward
 
-from mpisign.coding import bits
-from mpisign.coding import coding as device
-from mpisign.coding import counting as votes
-from mpisign.coding.counting import TIES, Tie
+from mpisign.coding import bits, coding, counting
+from mpisign.coding.ties import TIES, Tie
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GUARD = 64  # elements on both sides of an output that must stay as they were
@@ -38,7 +36,7 @@ if torch.cuda.is_available() and not INTERPRETED:
 def place(request, monkeypatch):
     """Make one coder code, and return the device it does it on."""
     name, where = request.param
-    monkeypatch.setattr(device, "coder", lambda _: name)
+    monkeypatch.setattr(coding, "coder", lambda _: name)
     return torch.device(where)
 
 
@@ -48,7 +46,7 @@ def tensor(array, place):
 
 
 def words(tensor):
-    return device.words_of(tensor.cpu())
+    return coding.words_of(tensor.cpu())
 
 
 def guarded(shape, dtype, place):
@@ -69,15 +67,15 @@ def ballots(P, W, seed=0):
 @pytest.mark.parametrize("n", SIZES)
 def test_pack_equals_the_reference(n, place):
     buffer, out = guarded((bits.words_for(n),), torch.int64, place)
-    assert device.pack(tensor(awkward(n), place), out) is out
+    assert coding.pack(tensor(awkward(n), place), out) is out
     assert np.array_equal(words(out), reference.pack(awkward(n)))
     assert intact(buffer)
 
 
 def test_zero_minus_zero_and_nan_are_positive_and_padding_is_zero(place):
     x = torch.tensor([0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, -1e-45], device=place)
-    assert device.pack(x).tolist() == [0b10100000]
-    assert words(device.pack(torch.full((65,), -1.0, device=place))).tolist() == [2**64 - 1, 1]
+    assert coding.pack(x).tolist() == [0b10100000]
+    assert words(coding.pack(torch.full((65,), -1.0, device=place))).tolist() == [2**64 - 1, 1]
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -89,7 +87,7 @@ def test_momentum_pack_equals_numpy_bit_for_bit_step_after_step(n, beta, place):
     for step in range(3):
         gradient = awkward(n, 2 + step) * np.float32(1.1) ** step
         moved = reference.momentum(moved, gradient, beta)
-        packed = device.momentum_pack(momentum, tensor(gradient, place), beta)
+        packed = coding.momentum_pack(momentum, tensor(gradient, place), beta)
         got = momentum.cpu().numpy()
         number = ~np.isnan(moved)
         assert np.array_equal(np.isnan(got), ~number)
@@ -103,7 +101,7 @@ def test_the_momentum_is_rounded_twice_not_fused(place):
     rng = np.random.default_rng(0)
     m, g = (rng.standard_normal(4096).astype(np.float32) for _ in range(2))
     moved = tensor(m, place)
-    device.momentum_pack(moved, tensor(g, place), 0.9)
+    coding.momentum_pack(moved, tensor(g, place), 0.9)
     assert np.array_equal(moved.cpu().numpy(), reference.momentum(m, g, 0.9))
     weight = np.float32(1 - 0.9).astype(np.float64)
     fused = (m + weight * (g - m).astype(np.float64)).astype(np.float32)
@@ -116,7 +114,7 @@ def test_unpack_equals_the_reference(n, rows, place):
     voted = ballots(rows or 1, bits.words_for(n), n)
     voted = voted if rows else voted[0]
     buffer, out = guarded((n,), torch.float32, place)
-    assert device.unpack(tensor(voted, place), n, out) is out
+    assert coding.unpack(tensor(voted, place), n, out) is out
     assert np.array_equal(out.cpu(), reference.unpack(voted, n))
     assert intact(buffer)
 
@@ -126,8 +124,8 @@ def test_unpack_equals_the_reference(n, rows, place):
 def test_majority_equals_the_reference(P, rule, place):
     for W in WIDTHS if P in (2, 16) else WIDTHS[-2:]:
         rows = ballots(P, W, W)
-        buffer, out = guarded(votes.voted_shape(W, rule), torch.int64, place)
-        assert device.majority(tensor(rows, place), Tie(rule, 3, 5), out=out) is out
+        buffer, out = guarded(counting.voted_shape(W, rule), torch.int64, place)
+        assert coding.majority(tensor(rows, place), Tie(rule, 3, 5), out=out) is out
         assert np.array_equal(words(out), reference.majority(rows, rule, 3, 5))
         assert intact(buffer)
 
@@ -136,7 +134,7 @@ def test_majority_equals_the_reference(P, rule, place):
 def test_a_vote_may_overwrite_one_of_its_rows(P, place):
     rows = ballots(P, 300)
     ours = tensor(rows, place)
-    device.majority(ours, out=ours[P // 2])
+    coding.majority(ours, out=ours[P // 2])
     assert np.array_equal(words(ours[P // 2]), reference.majority(rows))
 
 
@@ -145,7 +143,7 @@ def test_a_share_throws_the_coins_of_the_whole(seed, step, place):
     rows, tie = ballots(4, 300), Tie("random", seed, step)
     cuts = [0, 1, 100, 300]
     shares = [
-        device.majority(tensor(np.ascontiguousarray(rows[:, start:stop]), place), tie, first_word=start)
+        coding.majority(tensor(np.ascontiguousarray(rows[:, start:stop]), place), tie, first_word=start)
         for start, stop in pairwise(cuts)
     ]
     assert np.array_equal(words(torch.cat(shares)), reference.majority(rows, "random", seed, step))
@@ -153,52 +151,52 @@ def test_a_share_throws_the_coins_of_the_whole(seed, step, place):
 
 def test_a_vote_goes_there_and_back(place):
     gradients = [awkward(1000, seed) for seed in range(5)]
-    packed = torch.stack([device.pack(tensor(gradient, place)) for gradient in gradients])
-    signs = device.unpack(device.majority(packed), 1000)
+    packed = torch.stack([coding.pack(tensor(gradient, place)) for gradient in gradients])
+    signs = coding.unpack(coding.majority(packed), 1000)
     negative = sum((gradient < 0).astype(int) for gradient in gradients)
     assert np.array_equal(signs.cpu(), np.where(negative > 2, -1, 1))
 
 
 def test_the_step_of_a_single_word_does_not_matter(place):
     spread = torch.full((8,), -7, dtype=torch.int64, device=place)
-    one = device.pack(torch.full((3,), -1.0, device=place), spread[::4][:1])
+    one = coding.pack(torch.full((3,), -1.0, device=place), spread[::4][:1])
     assert spread.tolist() == [7] + [-7] * 7
-    assert device.unpack(one, 3).tolist() == [-1, -1, -1]
+    assert coding.unpack(one, 3).tolist() == [-1, -1, -1]
 
 
 def test_words_of_the_host_share_their_memory():
     host = np.zeros(3, np.uint64)
-    device.tensor_of(host)[1] = -1
+    coding.tensor_of(host)[1] = -1
     assert host.tolist() == [0, 2**64 - 1, 0]
-    device.words_of(device.tensor_of(host))[0] = 5
+    coding.words_of(coding.tensor_of(host))[0] = 5
     assert host[0] == 5
 
 
 def test_who_codes_where():
-    assert device.coder(torch.device("cpu")) == "numba"
-    assert device.coder(torch.device("mps")) == "torch"
+    assert coding.coder(torch.device("cpu")) == "numba"
+    assert coding.coder(torch.device("mps")) == "torch"
     with pytest.warns(UserWarning, match="no Triton on cuda:99, plain torch codes there"):
-        assert device.coder(torch.device("cuda:99")) == "torch"
+        assert coding.coder(torch.device("cuda:99")) == "torch"
 
 
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: device.pack(torch.zeros(3, dtype=torch.float64)), "x: .*float64"),
-        (lambda: device.pack(torch.zeros(2, 3)), "x: "),
-        (lambda: device.pack(torch.zeros(6)[::2]), "x: .*not contiguous"),
-        (lambda: device.pack(torch.zeros(3, device="meta"), torch.zeros(1, dtype=torch.int64)), "out: .*on meta"),
-        (lambda: device.pack(torch.zeros(65), torch.zeros(1, dtype=torch.int64)), "out: "),
-        (lambda: device.momentum_pack(torch.zeros(3), torch.zeros(4), 0.9), "momentum: "),
-        (lambda: device.momentum_pack(torch.zeros(3), torch.zeros(3), 1.0), "beta: "),
-        (lambda: device.unpack(torch.zeros(1, dtype=torch.int64), 65), "words: "),
-        (lambda: device.unpack(torch.zeros(3, 2, dtype=torch.int64), 65), "words: "),
-        (lambda: device.unpack(torch.zeros(1), 3), "words: .*float32"),
-        (lambda: device.unpack(torch.zeros(1, dtype=torch.int64), 3, torch.zeros(4)), "out: "),
-        (lambda: device.majority(torch.zeros(0, 2, dtype=torch.int64)), "words: no voters"),
-        (lambda: device.majority(torch.zeros(2, 2, dtype=torch.int64), "coin"), "tie: .*'coin'"),
-        (lambda: device.majority(torch.zeros(2, 4, dtype=torch.int64)[:, ::2]), "words: "),
-        (lambda: device.majority(torch.zeros(2, 2, dtype=torch.int64), "zero", out=torch.zeros(2)), "out: "),
+        (lambda: coding.pack(torch.zeros(3, dtype=torch.float64)), "x: .*float64"),
+        (lambda: coding.pack(torch.zeros(2, 3)), "x: "),
+        (lambda: coding.pack(torch.zeros(6)[::2]), "x: .*not contiguous"),
+        (lambda: coding.pack(torch.zeros(3, device="meta"), torch.zeros(1, dtype=torch.int64)), "out: .*on meta"),
+        (lambda: coding.pack(torch.zeros(65), torch.zeros(1, dtype=torch.int64)), "out: "),
+        (lambda: coding.momentum_pack(torch.zeros(3), torch.zeros(4), 0.9), "momentum: "),
+        (lambda: coding.momentum_pack(torch.zeros(3), torch.zeros(3), 1.0), "beta: "),
+        (lambda: coding.unpack(torch.zeros(1, dtype=torch.int64), 65), "words: "),
+        (lambda: coding.unpack(torch.zeros(3, 2, dtype=torch.int64), 65), "words: "),
+        (lambda: coding.unpack(torch.zeros(1), 3), "words: .*float32"),
+        (lambda: coding.unpack(torch.zeros(1, dtype=torch.int64), 3, torch.zeros(4)), "out: "),
+        (lambda: coding.majority(torch.zeros(0, 2, dtype=torch.int64)), "words: no voters"),
+        (lambda: coding.majority(torch.zeros(2, 2, dtype=torch.int64), "coin"), "tie: .*'coin'"),
+        (lambda: coding.majority(torch.zeros(2, 4, dtype=torch.int64)[:, ::2]), "words: "),
+        (lambda: coding.majority(torch.zeros(2, 2, dtype=torch.int64), "zero", out=torch.zeros(2)), "out: "),
     ],
 )
 def test_faulty_arguments_are_named(call, named):

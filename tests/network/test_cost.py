@@ -10,22 +10,23 @@ from launch import ROOT
 from made import KNOWN, SIZES, made_run, made_sweep, rates_of
 from scipy.optimize import nnls
 
-from mpisign.methods import catalogue as methods
+from mpisign.coding import sizes
+from mpisign.methods import catalogue
 from mpisign.methods.rivals import BASELINES
 from mpisign.network import cost, traffic
 from mpisign.network.cost import Curve, Rates
-from mpisign.report import records
+from mpisign.report import projection, records
 from mpisign.voting.exchange import EXCHANGES
 
 
 def points_of(*runs):
-    return cost.by_method(point for run in runs for point in cost.points(run))
+    return cost.by_method(point for run in runs for point in projection.points(run))
 
 
 def test_the_model_knows_every_vote_and_every_plain_all_reduce():
     assert list(traffic.PHASES) == list(EXCHANGES)
     assert [cost.METHODS[name].exchange for name in cost.VOTES] == list(EXCHANGES)
-    assert set(cost.VOTES) == {name for name, vote in methods.VOTES.items() if vote.backend is None}
+    assert set(cost.VOTES) == {name for name, vote in catalogue.VOTES.items() if vote.backend is None}
     dense = {name: how.size for name, how in cost.METHODS.items() if isinstance(how, cost.Dense)}
     assert dense == {name: BASELINES[name].wire_bytes([(1,)]) for name in dense}
     assert set(BASELINES) - set(dense) == {"none", "powersgd-2", "powersgd-4"}
@@ -61,7 +62,7 @@ def test_the_bytes_are_what_the_exchange_books_at_its_busiest_rank(name, P):
     if name not in cost.VOTES:
         sent = traffic.all_reduce(BASELINES[name].wire_bytes([(d,)]), P)
     else:
-        sent = EXCHANGES[cost.METHODS[name].exchange].traffic(traffic.words_for(d), "positive", range(P))
+        sent = traffic.vote(cost.METHODS[name].exchange, sizes.words_for(d), "positive", range(P))
     # A server's gather and broadcast follow each other; all else is sent and received at once.
     assert taken == (sent[0].sum() if name == "vote-server" else sent.max())
 
@@ -141,7 +142,7 @@ def test_the_fit_has_the_least_squares_of_relative_error():
 def test_a_points_terms_are_its_records():
     run = made_sweep(4, nodes=2, sizes=SIZES[:3], names=("vote-hierarchical",))
     run.head["config"]["tie"] = "zero"
-    assert [p.terms for p in cost.points(run)] == [
+    assert [p.terms for p in projection.points(run)] == [
         cost.terms("vote-hierarchical", 4, size // 4, 2, "zero") for size in SIZES[:3]
     ]
 
@@ -202,10 +203,10 @@ def test_what_no_model_can_be_made_of_is_refused_by_name():
     with pytest.raises(ValueError, match="2 ranks on 3 nodes"):
         cost.terms("mpi", 2, 100, nodes=3)
     with pytest.raises(ValueError, match="no sweep"):
-        cost.points(made_run())
+        projection.points(made_run())
     foreign = made_sweep(names=("mpi",))
     foreign.head["methods"] = ["none", "powersgd-2"]
     with pytest.raises(ValueError, match="no method that the model knows"):
-        cost.points(foreign)
+        projection.points(foreign)
     with pytest.raises(ValueError, match="mpi: too few sizes for a fit: 2, and 3"):
         cost.fit(points_of(made_sweep(sizes=SIZES[:2], names=("mpi",)))["mpi"])

@@ -2,8 +2,7 @@ import argparse
 
 import pytest
 
-from mpisign.ranks import launch as mpi
-from mpisign.ranks import options
+from mpisign.ranks import launch, options
 
 
 @pytest.mark.parametrize(
@@ -21,14 +20,14 @@ def test_nonsense_sizes_are_refused(text):
 
 
 def test_ranks_that_came_up_alone_are_noticed(monkeypatch):
-    for names in mpi.LAUNCHERS.values():
+    for names in launch.LAUNCHERS.values():
         for name in names:
             monkeypatch.delenv(name, raising=False)
-    assert mpi.started_singly(1) is None
+    assert launch.started_singly(1) is None
     monkeypatch.setenv("SLURM_NTASKS", "16")
-    assert "16 ranks" in mpi.started_singly(1)
+    assert "16 ranks" in launch.started_singly(1)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # srun -n 1 in an allocation of 16
-    assert mpi.started_singly(1) is None
+    assert launch.started_singly(1) is None
     monkeypatch.setenv("PMI_SIZE", "4")
-    assert mpi.started_singly(4) is None
-    assert "mpirun -n 4" in mpi.started_singly(1)
+    assert launch.started_singly(4) is None
+    assert "mpirun -n 4" in launch.started_singly(1)

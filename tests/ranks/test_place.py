@@ -3,8 +3,7 @@ import torch
 from launch import run
 from made import made_run
 
-from mpisign.ranks import launch as mpi
-from mpisign.ranks import place
+from mpisign.ranks import launch, machine, place
 from mpisign.report import table
 
 
@@ -55,7 +54,7 @@ def test_a_wrong_claim_of_mpi_is_found_out_by_a_trial(trial, said):
 def test_mpich_and_open_mpi_can_be_asked_for_device_memory():
     from mpi4py import MPI
 
-    assert mpi.cuda_aware() is not None or MPI.get_vendor()[0] not in ("MPICH", "Open MPI")
+    assert machine.cuda_aware() is not None or MPI.get_vendor()[0] not in ("MPICH", "Open MPI")
 
 
 WITHIN_A_JOB = """
@@ -103,7 +102,7 @@ def test_a_rank_out_of_device_memory_ends_the_job_with_one_line(tmp_path):
 def test_other_faults_pass(monkeypatch):
     with pytest.raises(RuntimeError, match="else"), place.telling_of_memory():
         raise RuntimeError("something else")
-    with pytest.raises(mpi.JobError), place.telling_of_memory():
+    with pytest.raises(launch.JobError), place.telling_of_memory():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 

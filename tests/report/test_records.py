@@ -8,6 +8,7 @@ from launch import ROOT
 from made import kept, made_run
 
 from mpisign.bench import __main__ as bench
+from mpisign.ranks import machine
 from mpisign.report import __main__ as report
 from mpisign.report import records, rows, table
 from mpisign.report.statistics import Median
@@ -200,7 +201,7 @@ def test_a_line_without_a_baseline_or_enough_samples():
 
 
 def test_a_machine_is_told_by_what_it_is():
-    facts = records.machine()
+    facts = machine.machine()
     assert set(facts) == {"cpu", "cores", "system", "python", "torch", "numpy", "numba", "mpi4py", "mpisign", "commit"}
     name = records.folder_name({"device": "Intel(R) Xeon(R) CPU E5-2690 v4 @ 2.60GHz", "cores": 28})
     assert name == "intel-xeon-e5-2690-v4-28-cores"

@@ -209,11 +209,11 @@ def test_the_table_of_a_traced_run_is_that_of_its_samples():
 CLOCKS = """
 import time
 from mpi4py import MPI
-from mpisign.ranks import launch as mpi
+from mpisign.ranks.clock import clock_offset
 comm = MPI.COMM_WORLD
 clock = lambda: time.perf_counter() + 100 * comm.rank
-assert mpi.clock_offset(comm, [0, 0, 0], clock) == (0, 0)
-offset, error = mpi.clock_offset(comm, [0, 1, 1], clock)
+assert clock_offset(comm, [0, 0, 0], clock) == (0, 0)
+offset, error = clock_offset(comm, [0, 1, 1], clock)
 assert 0 < error < 50, error
 # The third rank's clock is another one here, but it is taken for the second's, as they share a node.
 assert abs(offset - (-100 if comm.rank else 0)) <= error, (comm.rank, offset, error)
@@ -230,8 +230,8 @@ JUMPING = """
 import contextlib, sys, time
 from mpi4py import MPI
 from mpisign.bench import __main__ as bench
-from mpisign.ranks import launch as mpi
-from mpisign.voting import truth as check
+from mpisign.ranks import agreement, launch, patience
+from mpisign.voting import truth
 JUMP, real, jumped = 1e6, time.perf_counter, [0.0]
 time.perf_counter = lambda: real() + jumped[0]
 def jumping(function):
@@ -244,11 +244,12 @@ class Comm(MPI.Intracomm):
 @contextlib.contextmanager
 def session(program):
     yield Comm(MPI.COMM_WORLD)
-mpi.session = session
-mpi.gather_quietly = jumping(mpi.gather_quietly)
-for name in ("wrong_signs", "plain_vote", "differs"):
-    setattr(check, name, jumping(getattr(check, name)))
-check.Mean.wrong = jumping(check.Mean.wrong)
+launch.session = session
+patience.quiet_barrier = jumping(patience.quiet_barrier)
+for name in ("wrong_signs", "plain_vote"):
+    setattr(truth, name, jumping(getattr(truth, name)))
+agreement.differs = jumping(agreement.differs)
+truth.Mean.wrong = jumping(truth.Mean.wrong)
 sys.exit(bench.main(sys.argv[1:]))
 """
 

@@ -6,8 +6,10 @@ import reference
 
 import mpisign
 from mpisign.coding import counting as votes
-from mpisign.coding.counting import BLOCK, TIES, Tie
-from mpisign.ranks import launch as mpi
+from mpisign.coding.counting import BLOCK
+from mpisign.coding.ties import TIES, Tie
+from mpisign.network import traffic
+from mpisign.ranks import nodes, patience
 from mpisign.voting.exchange import EXCHANGES
 from mpisign.voting.native import CounterSum, merge_function
 
@@ -47,7 +49,7 @@ def test_a_plan_votes_again_and_keeps_its_input(comm, name):
 
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_a_patient_vote_is_the_same(comm, name):
-    patient = mpi.Patient(comm.Dup())
+    patient = patience.Patient(comm.Dup())
     patient.patient = True
     for W in (*widths(comm.size), 100_000):
         every, words = ballots(comm, W)
@@ -59,7 +61,7 @@ def test_a_patient_vote_is_the_same(comm, name):
 
 
 def test_a_patient_gather_is_one_to_any_root(comm):
-    patient = mpi.Patient(comm.Dup())
+    patient = patience.Patient(comm.Dup())
     patient.patient = True
     every, mine = ballots(comm, 1000)
     for root in range(comm.size):
@@ -72,13 +74,13 @@ def test_a_patient_gather_is_one_to_any_root(comm):
 @pytest.fixture(params=[1, 2, 3])
 def pretended_nodes(request, comm, monkeypatch):
     """Make MPI see nodes of so many ranks, the last one perhaps smaller."""
-    monkeypatch.setattr(mpi, "split_by_node", lambda of: of.Split(of.rank // request.param, of.rank))
+    monkeypatch.setattr(nodes, "split_by_node", lambda of: of.Split(of.rank // request.param, of.rank))
     return [rank // request.param for rank in range(comm.size)]
 
 
 @pytest.mark.parametrize("rule", TIES)
 def test_hierarchical_is_exact_over_several_nodes(comm, pretended_nodes, rule):
-    assert mpi.nodes_of(comm) == pretended_nodes
+    assert nodes.nodes_of(comm) == pretended_nodes
     for W in widths(comm.size):
         every, mine = ballots(comm, W)
         voted = mpisign.vote(comm, mine, "hierarchical", Tie(rule, 3, 5))
@@ -136,14 +138,14 @@ def test_traffic_is_what_is_sent(comm, pretended_nodes, name, rule):
         plan = EXCHANGES[name](counting, W, rule)
         plan.vote()
         plan.close()
-        formula = EXCHANGES[name].traffic(W, rule, pretended_nodes)
+        formula = traffic.vote(name, W, rule, pretended_nodes)
         assert formula.shape == (comm.size, 2)
         assert counting.book == formula[comm.rank].tolist()
 
 
 def test_alltoall_sends_two_bits_a_coordinate_at_most(comm):
     n, P = 25_600_000, comm.size
-    sent = EXCHANGES["alltoall"].traffic(n // 64, "positive", [0] * P)[comm.rank, 0]
+    sent = traffic.vote("alltoall", n // 64, "positive", [0] * P)[comm.rank, 0]
     assert sent == 2 * (P - 1) * 8 * -(-n // 64 // P)
 
 

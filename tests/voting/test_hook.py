@@ -12,17 +12,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mpisign
-from mpisign.bench.contest import Contest, HeldBucket, play
-from mpisign.coding import coding as device
-from mpisign.coding.counting import TIES
+from mpisign.bench.contest import Contest, play
+from mpisign.coding import coding
+from mpisign.coding.ties import TIES
 from mpisign.methods.catalogue import METHODS, VOTES, needs_nccl
-from mpisign.methods.rivals import BASELINES, process_group
+from mpisign.methods.rivals import BASELINES
+from mpisign.ranks import agreement
 from mpisign.ranks.clock import Spans
-from mpisign.ranks.worker import SCHEDULES
-from mpisign.voting import truth as check
+from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES
+from mpisign.voting.bucket import HeldBucket
 from mpisign.voting.carriers import GroupComm, plan_for
 from mpisign.voting.exchange import EXCHANGES
+from mpisign.voting.schedule import SCHEDULES
 
 pytestmark = pytest.mark.mpi
 
@@ -250,7 +252,7 @@ def test_every_method_passes_the_check(comm, rule, momentum, adversary):
         assert [sample["wrong"] for sample in samples] == [0] * len(samples)
         assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(held, kept, strict=True))
         contest.apply(iteration, held)
-        assert check.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
+        assert agreement.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
     contest.close()
 
 
@@ -363,9 +365,9 @@ def test_votes_over_a_process_group_are_exact(comm, name, rule):
     for W in (0, 1, comm.size, 64 * comm.size + 1, 5000):
         every = np.random.default_rng(W).integers(0, 2**64, (comm.size, W), np.uint64)
         plan = plan_for(carrier, name, W, rule, 4, torch.device("cpu"))
-        plan.words[:] = device.tensor_of(every[comm.rank])
+        plan.words[:] = coding.tensor_of(every[comm.rank])
         for step in range(2):
-            assert np.array_equal(device.words_of(plan.vote(step, Spans())), reference.majority(every, rule, 4, step))
+            assert np.array_equal(coding.words_of(plan.vote(step, Spans())), reference.majority(every, rule, 4, step))
         plan.close()
     carrier.Free()
 

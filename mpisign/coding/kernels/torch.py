@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..bits import BITS
-from ..counting import GOLDEN, MIX_27, MIX_30, Tie, coin_key
+from ..counting import coin_key
+from ..ties import GOLDEN, MIX_27, MIX_30, Tie
 
 # Times this, eight bytes of 0 or 1 become the eight bits of the top byte: byte i is moved from bit 8 i to bit 56 + i.
 _GATHER = sum(1 << (56 - 7 * i) for i in range(8))

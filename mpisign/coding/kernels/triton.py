@@ -16,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bits import words_for
-from ..counting import GOLDEN, MIX_27, MIX_30, TIES, Tie, coin_key
+from ..counting import coin_key
+from ..ties import GOLDEN, MIX_27, MIX_30, TIES, Tie
 from .torch import signed
 
 HALVES = 64  # halves of a program: 2048 coordinates, which are 16 a thread and so four 16-byte loads in flight

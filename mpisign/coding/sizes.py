@@ -1,0 +1,34 @@
+"""How many words, blocks, planes and shares there are: coordinates n, words W of BITS signs, counters of K planes.
+
+Counters lie in blocks of K planes of BLOCK words.
+"""
+
+from __future__ import annotations
+
+BITS = 64  # coordinates in a word
+
+
+WORD = 8  # bytes
+
+
+BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
+
+
+def words_for(n: int) -> int:
+    """Return W, the number of words for n coordinates."""
+    return -(-n // BITS)
+
+
+def planes_for(P: int) -> int:
+    """Return K, the number of planes that count to P: floor(log2 P) + 1."""
+    return P.bit_length()
+
+
+def blocks_for(W: int) -> int:
+    """Return G, the number of blocks for W words."""
+    return -(-W // BLOCK)
+
+
+def share_for(W: int, P: int) -> int:
+    """Return S, the words that each of P ranks votes on; P * S >= W."""
+    return -(-W // P)

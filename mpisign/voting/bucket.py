@@ -1,0 +1,44 @@
+"""What hooks ask of a bucket of gradients, and one that outlives its step of backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Bucket(Protocol):
+    """What is asked of a bucket: torch.distributed.GradBucket has it."""
+
+    def index(self) -> int: ...
+    def buffer(self) -> Tensor: ...
+    def is_last(self) -> bool: ...
+    def parameters(self) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class HeldBucket:
+    """A bucket that outlives its step of backward: what hooks ask of a GradBucket."""
+
+    number: int
+    tensor: Tensor
+    parts: list[Tensor]
+    last: bool
+
+    def index(self) -> int:
+        return self.number
+
+    def buffer(self) -> Tensor:
+        return self.tensor
+
+    def parameters(self) -> list[Tensor]:
+        return self.parts
+
+    def is_last(self) -> bool:
+        return self.last
+
+    def gradients(self) -> list[Tensor]:
+        pieces = torch.split(self.tensor, [part.numel() for part in self.parts])
+        return [piece.view_as(part) for piece, part in zip(pieces, self.parts, strict=True)]
