@@ -57,6 +57,8 @@ class VoteState:
         self.traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)
         self.spans = spans or Spans()
         self.steps = 0
+        # Called with a bucket's number and the words that this rank really sends, int64 (W,), before they are sent.
+        self.observer: Callable[[int, Tensor], None] | None = None
         self._worker = Worker()
         self._stream: torch.cuda.Stream | None = None  # for gradients on a CUDA device
         self._waiting: list[Callable[[], None]] = []  # the votes of the serial schedule
@@ -189,6 +191,8 @@ class VoteState:
             else:
                 coding.pack(buffer, plan.words)
             self._betray(plan.words, n, index)
+        if self.observer is not None:
+            self.observer(index, plan.words)
         voted = plan.vote(self.tie_step(index), self.spans)
         with clock.timed(self.spans, "unpack", where):
             coding.unpack(voted, n, buffer)
