@@ -1,10 +1,14 @@
-"""What the READMEs show, drawn from the newest records in results/published/; cog runs it (`make readme`).
+"""Draw what README, docs and the list of records show, from the newest records in results/published/.
 
-Runs of one's own go to other folders of results/, and are shown nowhere.
+    python docs/draw.py            draw the charts, then write tables and numbers into PAGES
+    python docs/draw.py --check    write nothing; exit code 1 if a page is not what would be written
 
-python docs/draw.py draws the charts that are among it.
+cog runs the blocks in the pages, which call the functions below. A run of one's own goes to another folder of results/,
+and is shown nowhere.
 """
 
+import functools
+import json
 import subprocess
 import sys
 import tempfile
@@ -12,26 +16,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "results" / "published"
+PAGES = ["README.md", "results/README.md",
+         *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]  # fmt: skip
 CHARTED = ("resnet50-16-ranks",)
 CHARTS = {"breakdown": "Where an iteration's time goes, method by method",
           "distribution": "Every sample of each method, with medians and intervals"}  # fmt: skip
 
 
 def newest(name: str) -> Path:
-    """Return the newest record of that name; its file name begins with its date."""
+    """Return the newest record of that name, relative to the root; its file name begins with its date."""
     found = sorted(PUBLISHED.glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
     if not found:
         raise SystemExit(f"no record of {name} in results/published/")
     return found[-1].relative_to(ROOT)
 
 
-def show(name: str, *command: str, base: str = "") -> None:
-    """Print what `command` makes of the newest record of that name, and where it is; `base` leads to the root."""
+@functools.cache
+def output(*command: str) -> str:
+    """Return what Python prints when it is given `command`."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.rstrip()
+
+
+def link(path: Path) -> str:
+    """Return the link from the page that cog is at work on to a path under the root."""
+    import cog
+
+    return "../" * (len(Path(cog.inFile).parts) - 1) + str(path)
+
+
+def show(name: str, *command: str) -> None:
+    """Print what `command` makes of the newest record of that name, and a link to the record."""
     record = newest(name)
-    drawn = subprocess.run(
-        [sys.executable, *command, str(record)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    print(f"\nFrom [`{record}`]({base}{record}):\n\n{drawn.stdout.rstrip()}\n")
+    print(f"\nFrom [`{record}`]({link(record)}):\n\n{output(*command, str(record))}\n")
 
 
 def report(name: str) -> None:
@@ -39,34 +56,51 @@ def report(name: str) -> None:
     show(name, "-m", "mpisign.report", "--format", "markdown")
 
 
-def charts(name: str) -> None:
-    """Print the charts of a run of the bench, which `draw` left beside its record."""
+def milliseconds(seconds: float) -> str:
+    """Return seconds as milliseconds, three digits or all whole ones."""
+    return f"{1e3 * seconds:.3g}" if seconds < 0.9995 else f"{1e3 * seconds:.0f}"
+
+
+def summary(name: str) -> None:
+    """Print the narrow table of a serial run, the answer's line, and the warnings."""
     record = newest(name)
-    for chart, says in CHARTS.items():
-        figure = record.with_name(f"{record.stem}-{chart}.svg")
-        if not (ROOT / figure).exists():
-            raise SystemExit(f"{figure} is not there: python docs/draw.py draws it")
-        print(f"\n![{says}]({figure})")
-    print()
+    whole = output("-m", "mpisign.report", "--format", "markdown", str(record)).splitlines()
+    rows = json.loads(output("-m", "mpisign.report", "--format", "json", str(record)))
+    rival = rows[0]["rival"]
+    print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n")
+    print(f"| method | iteration ms | comm ms [95 %] | MB a rank (busiest) | speed-up against {rival} [95 %] | wrong |")
+    print("|:--|--:|--:|--:|:--|--:|")
+    for row in rows:
+        comm = "{} [{}, {}]".format(*(milliseconds(row[key]) for key in ("comm_s", "comm_low_s", "comm_high_s")))
+        typical, busiest = (f"{row[key] / 1e6:.3g}" for key in ("received_bytes", "busiest_bytes"))
+        faster = "{rival_speedup:.2f} [{rival_low:.2f}, {rival_high:.2f}] {rival_verdict}".format(**row)
+        cells = (row["method"], f"{1e3 * row['iteration_s']:.0f}", comm,
+                 typical if typical == busiest else f"{typical} ({busiest})",
+                 "the fastest rival" if row["method"] == rival else faster,
+                 "" if row["wrong"] is None else row["wrong"])  # fmt: skip
+        print("| " + " | ".join(map(str, cells)) + " |")
+    print("\n" + next(line for line in whole if line.startswith("Does it pay here?")) + "\n")
+    print("\n".join(line for line in whole if "WARNING" in line) + "\n")
 
 
-def draw() -> None:
-    """Draw the charts that the READMEs show, beside their records."""
-    for name in CHARTED:
-        record = newest(name)
-        command = [sys.executable, "-m", "mpisign.report", str(record), "--figures", str(record.parent)]
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+def chart(name: str, which: str) -> None:
+    """Print one of CHARTS of a run of the bench, which `draw` left beside its record."""
+    record = newest(name)
+    figure = record.with_name(f"{record.stem}-{which}.svg")
+    if not (ROOT / figure).exists():
+        raise SystemExit(f"{figure} is not there: python docs/draw.py draws it")
+    print(f"\n![{CHARTS[which]}]({link(figure)})\n")
 
 
 def benchmark(name: str, module: str) -> None:
-    """Print the table that a module of benchmarks/, such as "paper.noise", makes of the records of that name."""
+    """Print the table that a module of benchmarks/, such as "paper.noise", makes of the record of that name."""
     show(name, "-m", f"benchmarks.{module}", "--show")
 
 
 def experiment(name: str, module: str) -> None:
     """Print the figure of a module of benchmarks/, and its table folded away."""
     figure = newest(name).with_suffix(".svg")
-    print(f"\n![{name}]({figure})\n\n<details><summary>What it says: the table, and its reading</summary>")
+    print(f"\n![{name}]({link(figure)})\n\n<details><summary>The table, and what it says</summary>")
     benchmark(name, module)
     print("</details>\n")
 
@@ -74,7 +108,8 @@ def experiment(name: str, module: str) -> None:
 def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:
     """Print the projection from a sweep and others; its figure lies beside it (`--project` its name without .jsonl)."""
     figure, others = newest(name).with_suffix(".svg"), [str(newest(other)) for other in beside]
-    print(f"\n![projection]({figure})\n\n<details><summary>The fit, its error, and the break-even bandwidths</summary>")
+    print(f"\n![projection]({link(figure)})\n")
+    print("<details><summary>The fit, its error, and the break-even bandwidths</summary>")
     with tempfile.TemporaryDirectory() as folder:
         drawn = "--project", f"{folder}/drawn"
         show(name, "-m", "mpisign.report", "--format", "markdown", *options, *drawn, *others)
@@ -82,17 +117,35 @@ def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:
 
 
 def records() -> None:
-    """List all records, each with its head line."""
-    sys.path.insert(0, str(ROOT))
-    from mpisign.report import records, table
-
+    """List all records, each with the first line of its table."""
     print()
     for path in sorted(PUBLISHED.glob("*/*.jsonl")):
-        first = path.read_text().split("\n", 1)[0]
-        said = table.title(records.read(path)) if '"type": "run"' in first else "a file of benchmarks/"
-        print(f"- [`{path.parent.name}/{path.name}`]({path.relative_to(PUBLISHED.parent)}): {said}")
+        record, said = path.relative_to(ROOT), "a benchmark's"
+        with path.open() as lines:
+            if '"type": "run"' in next(lines):
+                said = output("-m", "mpisign.report", "--format", "markdown", str(record)).split("\n", 1)[0]
+        print(f"- [`{path.parent.name}/{path.name}`]({link(record)}): {said}")
     print()
+
+
+def draw() -> None:
+    """Draw the charts that the pages show, beside their records."""
+    for name in CHARTED:
+        record = newest(name)
+        command = [sys.executable, "-m", "mpisign.report", str(record), "--figures", str(record.parent)]
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Draw everything, or check it; return the exit code."""
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    if not arguments:
+        draw()
+    command = [sys.executable, "-m", "cogapp", *(arguments or ["-r"]), "-P", "-I", "docs", *PAGES]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":
-    draw()
+    sys.exit(main(sys.argv[1:]))
