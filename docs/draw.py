@@ -68,7 +68,7 @@ def summary(name: str) -> None:
     rows = json.loads(output("-m", "mpisign.report", "--format", "json", str(record)))
     rival = rows[0]["rival"]
     print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n")
-    print(f"| method | iteration ms | comm ms [95 %] | MB a rank (busiest) | speed-up against {rival} [95 %] | wrong |")
+    print(f"| method | iteration ms | comm ms [95 %] | MB (busiest) | speed-up against {rival} [95 %] | wrong |")
     print("|:--|--:|--:|--:|:--|--:|")
     for row in rows:
         comm = "{} [{}, {}]".format(*(milliseconds(row[key]) for key in ("comm_s", "comm_low_s", "comm_high_s")))
