@@ -34,7 +34,9 @@ def newest(name: str) -> Path:
 @functools.cache
 def output(*command: str) -> str:
     """Return what Python prints when it is given `command`."""
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"python {' '.join(command)}:\n{done.stderr}")
     return done.stdout.rstrip()
 
 
@@ -132,8 +134,7 @@ def draw() -> None:
     """Draw the charts that the pages show, beside their records."""
     for name in CHARTED:
         record = newest(name)
-        command = [sys.executable, "-m", "mpisign.report", str(record), "--figures", str(record.parent)]
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        output("-m", "mpisign.report", str(record), "--figures", str(record.parent))
 
 
 def main(arguments: list[str]) -> int:
