@@ -82,7 +82,7 @@ def summary(name: str) -> None:
                  "" if row["wrong"] is None else row["wrong"])  # fmt: skip
         print("| " + " | ".join(map(str, cells)) + " |")
     print("\n" + next(line for line in whole if line.startswith("Does it pay here?")) + "\n")
-    print("\n".join(line for line in whole if "WARNING" in line) + "\n")
+    print("\n\n".join(f"**{line.removeprefix('- ')}**" for line in whole if "WARNING" in line) + "\n")
 
 
 def chart(name: str, which: str) -> None:
