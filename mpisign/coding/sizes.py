@@ -6,11 +6,7 @@ Counters lie in blocks of K planes of BLOCK words.
 from __future__ import annotations
 
 BITS = 64  # coordinates in a word
-
-
 WORD = 8  # bytes
-
-
 BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
 
 

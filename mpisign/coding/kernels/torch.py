@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bits import BITS
-from ..counting import coin_key
-from ..ties import GOLDEN, MIX_27, MIX_30, Tie
+from ..sizes import BITS
+from ..ties import GOLDEN, MIX_27, MIX_30, Tie, coin_key
 
 # Times this, eight bytes of 0 or 1 become the eight bits of the top byte: byte i is moved from bit 8 i to bit 56 + i.
 _GATHER = sum(1 << (56 - 7 * i) for i in range(8))
@@ -65,7 +64,7 @@ def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
     for plane in counters:  # all full: one vote short of the top
         tied &= plane
     if tie.rule == "random":
-        more |= tied & _coins(int(coin_key(tie)), first_word, W, words.device)
+        more |= tied & _coins(coin_key(tie), first_word, W, words.device)
     planes[0] = more
     planes[1:] = tied
 

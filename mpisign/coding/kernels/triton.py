@@ -15,9 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..bits import words_for
-from ..counting import coin_key
-from ..ties import GOLDEN, MIX_27, MIX_30, TIES, Tie
+from ..sizes import words_for
+from ..ties import GOLDEN, MIX_27, MIX_30, TIES, Tie, coin_key
 from .torch import signed
 
 HALVES = 64  # halves of a program: 2048 coordinates, which are 16 a thread and so four 16-byte loads in flight
@@ -180,7 +179,7 @@ def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
     # The counters start so high that one vote more than half fills the top plane, which then is the answer.
     half = P // 2
     K = half.bit_length() + 1
-    key = signed(int(coin_key(tie))) if tie.rule == "random" else 0
+    key = signed(coin_key(tie)) if tie.rule == "random" else 0
     if W:
         _majority[(-(-W // BLOCK),)](
             words, planes[0], planes[-1], W, key, first_word,
