@@ -20,9 +20,9 @@ from ..ranks.clock import Spans
 from ..ranks.worker import Worker
 from .adversary import Traitor, check_adversary
 from .bucket import Bucket
-from .carriers import Plan, plan_for
 from .exchange import exchange_class
 from .schedule import SCHEDULES
+from .tensors import Plan, plan_for
 
 if TYPE_CHECKING:
     from mpi4py import MPI

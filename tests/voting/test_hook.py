@@ -22,9 +22,10 @@ from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES
 from mpisign.voting.bucket import HeldBucket
-from mpisign.voting.carriers import GroupComm, plan_for
+from mpisign.voting.carriers import GroupComm
 from mpisign.voting.exchange import EXCHANGES
 from mpisign.voting.schedule import SCHEDULES
+from mpisign.voting.tensors import plan_for
 
 pytestmark = pytest.mark.mpi
 

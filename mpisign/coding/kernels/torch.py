@@ -47,8 +47,8 @@ def _bits(words: Tensor, n: int) -> Tensor:
     return ((eights[:, None] >> shifts) & 1).reshape(-1)[:n]
 
 
-def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
-    """Vote on `words`, int64 (P, W), into `planes`, (1, W), which may be a row of them, or (2, W)."""
+def majority(words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
+    """Vote on `words`, int64 (P, W), into `voted`, (W,), which may be a row of them, and `ties`, (W,) or (0,)."""
     P, W = words.shape
     # The counters start so high that one vote more than half fills the top plane, which then is the answer.
     half = P // 2
@@ -65,8 +65,9 @@ def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
         tied &= plane
     if tie.rule == "random":
         more |= tied & _coins(coin_key(tie), first_word, W, words.device)
-    planes[0] = more
-    planes[1:] = tied
+    voted.copy_(more)
+    if len(ties):
+        ties.copy_(tied)
 
 
 def _coins(key: int, first_word: int, W: int, device: torch.device) -> Tensor:

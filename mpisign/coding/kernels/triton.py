@@ -173,8 +173,8 @@ def unpack(planes: Tensor, x: Tensor) -> None:
         _unpack[_programs(n)](planes[0], planes[-1], x, n, TIED=len(planes) == 2, HALVES=HALVES, **OPTIONS)
 
 
-def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
-    """Vote on `words`, int64 (P, W), into `planes`, (1, W), which may be a row of them, or (2, W)."""
+def majority(words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
+    """Vote on `words`, int64 (P, W), into `voted`, (W,), which may be a row of them, and `ties`, (W,) or (0,)."""
     P, W = words.shape
     # The counters start so high that one vote more than half fills the top plane, which then is the answer.
     half = P // 2
@@ -182,7 +182,7 @@ def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
     key = signed(coin_key(tie)) if tie.rule == "random" else 0
     if W:
         _majority[(-(-W // BLOCK),)](
-            words, planes[0], planes[-1], W, key, first_word,
+            words, voted, ties if len(ties) else voted, W, key, first_word,
             P=P, K=K, START=2 ** (K - 1) - half - 1, RULE=TIES.index(tie.rule), GROUP=GROUP, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
 
