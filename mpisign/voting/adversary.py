@@ -1,4 +1,4 @@
-"""What a traitor sends instead of its signs or its gradient, in place. No rank sees what another sends."""
+"""What a traitor sends instead of its signs or its gradient. It does not see what other ranks send."""
 
 from __future__ import annotations
 

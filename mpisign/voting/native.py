@@ -1,4 +1,4 @@
-"""The MPI reduction that merges counters, run by MPI itself: a Numba cfunc, no C compiler and no Python call.
+"""The MPI operation that merges counters: compiled by Numba, called by MPI without Python.
 
 MPI may cut a reduction between elements, so an element is a whole block of counters (K planes of BLOCK words).
 """

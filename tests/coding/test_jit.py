@@ -11,11 +11,11 @@ VOTE = """
 import numpy as np, sys
 sys.path.insert(0, "tests")
 import reference
-from mpisign.coding import counting as votes
+from mpisign.coding import counting
 from mpisign.coding.kernels import jit
 for P in (3, 4, 7, 15, 16):
     words = np.random.default_rng(P).integers(0, 2**64, (P, 300), np.uint64)
-    assert np.array_equal(votes.majority(words), reference.majority(words)), P
+    assert np.array_equal(counting.majority(words), reference.majority(words)), P
 print(jit.cache_folder())
 """
 

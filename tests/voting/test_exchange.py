@@ -5,7 +5,7 @@ import pytest
 import reference
 
 import mpisign
-from mpisign.coding import counting as votes
+from mpisign.coding import counting
 from mpisign.coding.counting import BLOCK
 from mpisign.coding.ties import TIES, Tie
 from mpisign.network import traffic
@@ -88,7 +88,7 @@ def test_hierarchical_is_exact_over_several_nodes(comm, pretended_nodes, rule):
 
 
 class CountingComm:
-    """A communicator that books what its collectives deliver (the rules stand at the head of mpisign.exchange)."""
+    """A communicator that books what its collectives deliver (the rules stand at the head of network.traffic)."""
 
     def __init__(self, comm, book=None):
         self.comm, self.book = comm, [0, 0] if book is None else book
@@ -134,13 +134,13 @@ class CountingComm:
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_traffic_is_what_is_sent(comm, pretended_nodes, name, rule):
     for W in widths(comm.size):
-        counting = CountingComm(comm)
-        ours = plan(counting, W, exchange=name, tie=rule)
+        booking = CountingComm(comm)
+        ours = plan(booking, W, exchange=name, tie=rule)
         ours.vote()
         ours.close()
         formula = traffic.vote(name, W, rule, pretended_nodes)
         assert formula.shape == (comm.size, 2)
-        assert counting.book == formula[comm.rank].tolist()
+        assert booking.book == formula[comm.rank].tolist()
 
 
 def test_alltoall_sends_two_bits_a_coordinate_at_most(comm):
@@ -166,7 +166,7 @@ def test_native_op_merges_counters(comm, K):
         if K == 1:
             a[:] = 0
         merged = b.copy()
-        votes.merge(a, merged)
+        counting.merge(a, merged)
         total = CounterSum(K)
         total.op.Reduce_local([a, G, total.datatype], [b, G, total.datatype])
         assert total.op.Is_commutative()

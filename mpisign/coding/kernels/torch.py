@@ -1,4 +1,4 @@
-"""The vote's coding in plain torch: for devices that Triton does not serve. `device` checks the arguments and calls it.
+"""The vote's coding in plain torch: for devices that Triton does not serve. `coding` checks the arguments and calls it.
 
 It takes several passes and scratch of a byte or two a coordinate. Each operation is a kernel of its own, so nothing is
 fused and float32 is rounded as everywhere. Words are int64, whose >> brings in the sign: it is masked where that shows.

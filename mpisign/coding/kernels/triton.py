@@ -1,4 +1,4 @@
-"""The vote's coding on a CUDA device, in Triton. `device` checks the arguments and calls it.
+"""The vote's coding on a CUDA device, in Triton. `coding` checks the arguments and calls it.
 
 A word is handled as two int32 halves: on a little-endian machine bit i of the vector is bit i % 32 of half i // 32,
 and a GPU's registers have 32 bits, so what is reduced across threads is half as wide. The whole blocks and the last one
