@@ -18,7 +18,7 @@ from benchmarks.keep import keep_and_show
 from mpisign.coding import bits, counting
 from mpisign.ranks import launch, patience
 from mpisign.report.statistics import median_interval
-from mpisign.voting.exchange import EXCHANGES
+from mpisign.voting.exchange import EXCHANGES, plan
 from mpisign.voting.native import CounterSum
 
 N, ROUNDS = 25_600_000, 15
@@ -49,12 +49,12 @@ def contestants(comm, gradient, work):
     """Return {name: what it runs}; votes leave their signs in `work`."""
     words = np.empty(bits.words_for(N), np.uint64)
 
-    def vote(plan):
-        bits.pack(gradient, plan.words)
-        bits.unpack(plan.vote(), N, work)
+    def vote(ours):
+        bits.pack(gradient, ours.words)
+        bits.unpack(ours.vote(), N, work)
 
-    plans = {f"vote-{name}": plan(comm, len(words)) for name, plan in EXCHANGES.items()}
-    runs = {name: lambda plan=plan: vote(plan) for name, plan in plans.items()}
+    plans = {f"vote-{name}": plan(comm, len(words), exchange=name) for name in EXCHANGES}
+    runs = {name: lambda ours=ours: vote(ours) for name, ours in plans.items()}
     runs["vote-alltoall without coding"] = plans["vote-alltoall"].vote
     total, planes = CounterSum(counting.planes_for(comm.size)), np.zeros((2, *counters_shape(comm.size)), np.uint64)
     a, b = ([part, len(part), total.datatype] for part in planes)

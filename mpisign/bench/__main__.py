@@ -197,7 +197,7 @@ def compile_kernels() -> None:
     vector = torch.zeros(65)
     for exchange in EXCHANGES:
         for momentum in (0.0, 0.9):
-            state = VoteState(MPI.COMM_SELF, momentum, exchange, "random")
+            state = VoteState(MPI.COMM_SELF, momentum, exchange=exchange, tie="random")
             state.vote_bucket(HeldBucket(0, vector, [vector], True))
             state.close()
     merge_function(planes_for(MPI.COMM_WORLD.size))

@@ -92,8 +92,10 @@ class Contest:
             if method in VOTES:
                 exchange, backend = VOTES[method]
                 carrier: Any = GroupComm(comm, backend) if backend else comm
-                state = VoteState(carrier, momentum, exchange, tie, adversary, seed, self.spans, "serial",
-                                  takes_device_memory)  # fmt: skip
+                state = VoteState(
+                    carrier, momentum, exchange=exchange, tie=tie, adversary=adversary, seed=seed, spans=self.spans,
+                    schedule="serial", takes_device_memory=takes_device_memory,
+                )  # fmt: skip
                 self._resources.callback(state.close)
                 if self.voters:  # else each would have its own, of the size of the gradient
                     state.share_momentum(next(iter(self.voters.values())))

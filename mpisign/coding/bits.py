@@ -2,6 +2,7 @@
 
 Bit i of the vector is bit i % 64 of word i // 64; 1 means negative. `x < 0` decides, so 0, -0.0 and NaN are +1.
 The bits past the last coordinate (padding) are 0.
+The kernels are loaded at the first call, for Numba takes a second to import.
 """
 
 from __future__ import annotations
@@ -11,38 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.jit import kernel
-from .kernels.simd import lerp_negative64, negative64, signs64
 from .sizes import BITS as BITS
 from .sizes import words_for as words_for
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]
-
-# One core reads memory faster along several streams at once than along one, for each has its own prefetcher.
-STREAMS = 4
-
-
-@kernel
-def _pack_words(x: Any, words: Any) -> None:
-    part = len(words) // STREAMS
-    for i in range(part):
-        for s in range(STREAMS):
-            words[s * part + i] = negative64(x, BITS * (s * part + i))
-    for i in range(STREAMS * part, len(words)):
-        words[i] = negative64(x, BITS * i)
-
-
-@kernel
-def _momentum_pack_words(momentum: Any, gradient: Any, weight: Any, words: Any) -> None:
-    for i in range(len(words)):
-        words[i] = lerp_negative64(momentum, gradient, BITS * i, weight)
-
-
-@kernel
-def _unpack_words(words: Any, ties: Any, x: Any) -> None:
-    for i in range(len(words)):
-        signs64(words[i], ties[i] if len(ties) else np.uint64(0), x, BITS * i)
 
 
 def floats_of(name: str, x: Any) -> Floats:
@@ -75,15 +49,17 @@ def pack(x: Any, out: Words | None = None) -> Words:
         ValueError: `x` or `out` has another dtype or shape, or is not contiguous.
 
     """
+    from .kernels import packing
+
     x = floats_of("x", x)
     n = len(x)
     out = np.empty(words_for(n), np.uint64) if out is None else words_of("out", out, words_for(n))
     whole = n // BITS
-    _pack_words(x, out[:whole])
+    packing.pack_words(x, out[:whole])
     if n % BITS:
         last = np.zeros(BITS, np.float32)
         last[: n % BITS] = x[BITS * whole :]
-        _pack_words(last, out[whole:])
+        packing.pack_words(last, out[whole:])
     return out
 
 
@@ -97,6 +73,8 @@ def momentum_pack(momentum: Any, gradient: Any, beta: float, out: Words | None =
         ValueError: an array has another dtype or shape, or is not contiguous, or beta is not in [0, 1).
 
     """
+    from .kernels import packing
+
     momentum, gradient = floats_of("momentum", momentum), floats_of("gradient", gradient)
     if len(momentum) != len(gradient):
         raise ValueError(f"momentum: has {len(momentum)} coordinates, gradient has {len(gradient)}")
@@ -105,11 +83,11 @@ def momentum_pack(momentum: Any, gradient: Any, beta: float, out: Words | None =
     n = len(gradient)
     out = np.empty(words_for(n), np.uint64) if out is None else words_of("out", out, words_for(n))
     whole, weight = n // BITS, np.float32(1 - beta)
-    _momentum_pack_words(momentum, gradient, weight, out[:whole])
+    packing.momentum_pack_words(momentum, gradient, weight, out[:whole])
     if n % BITS:
         last = np.zeros((2, BITS), np.float32)
         last[0, : n % BITS], last[1, : n % BITS] = momentum[BITS * whole :], gradient[BITS * whole :]
-        _momentum_pack_words(last[0], last[1], weight, out[whole:])
+        packing.momentum_pack_words(last[0], last[1], weight, out[whole:])
         momentum[BITS * whole :] = last[0, : n % BITS]
     return out
 
@@ -123,6 +101,8 @@ def unpack(words: Words, n: int, out: Any | None = None) -> Floats:
         ValueError: `words` or `out` has another dtype or shape, or is not contiguous.
 
     """
+    from .kernels import packing
+
     W = words_for(n)
     planes = words_of("words", np.atleast_2d(words), None, W)
     if np.ndim(words) > 2 or len(planes) > 2:
@@ -132,10 +112,10 @@ def unpack(words: Words, n: int, out: Any | None = None) -> Floats:
         raise ValueError(f"out: expected {n} coordinates, got {len(signs)}")
     negative, ties = planes[0], planes[1] if len(planes) == 2 else planes[0, :0]
     whole = n // BITS
-    _unpack_words(negative[:whole], ties[:whole], signs)
+    packing.unpack_words(negative[:whole], ties[:whole], signs)
     if n % BITS:
         last = np.empty(BITS, np.float32)
-        _unpack_words(negative[whole:], ties[whole:], last)
+        packing.unpack_words(negative[whole:], ties[whole:], last)
         signs[BITS * whole :] = last[: n % BITS]
     return signs
 

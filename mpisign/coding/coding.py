@@ -1,7 +1,7 @@
 """The vote's coding where the tensor lives: on the CPU by Numba, on a CUDA device by Triton, elsewhere by plain torch.
 
-All three give the same bits, those of `bits` and `votes`. Words are int64 tensors here, for of uint64 torch has little
-more than the name: the same 64 bits. `tensor_of` shows host words as such a tensor.
+All three give the same bits, those of `bits` and `counting`. Words are int64 tensors here, for of uint64 torch has
+little more than the name: the same 64 bits. `tensor_of` shows host words as such a tensor.
 
 On a CUDA device the calls return at once; their work is queued on the calling thread's current stream of the device
 that the tensors live on.
@@ -29,17 +29,18 @@ from .ties import Tie
 class Kernels(Protocol):
     """What codes on one kind of device; the arguments have been checked.
 
-    `planes`, int64, are (1, W), or (2, W) where a second row marks ties.
+    `planes`, int64, are (1, W), or (2, W) where a second row marks ties; `ties` is (W,) under the rule "zero", else
+    (W,) or (0,).
     """
 
     def pack(self, x: Tensor, words: Tensor, /) -> None: ...
     def momentum_pack(self, momentum: Tensor, gradient: Tensor, beta: float, words: Tensor, /) -> None: ...
     def unpack(self, planes: Tensor, x: Tensor, /) -> None: ...
-    def majority(self, words: Tensor, tie: Tie, planes: Tensor, first_word: int, /) -> None: ...
+    def majority(self, words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int, /) -> None: ...
 
 
 class _NumbaKernels:
-    """The kernels of `bits` and `votes`, on NumPy views of the tensors."""
+    """The kernels of `bits` and `counting`, on NumPy views of the tensors."""
 
     def pack(self, x: Tensor, words: Tensor) -> None:
         bits.pack(x, words_of(words))
@@ -50,9 +51,8 @@ class _NumbaKernels:
     def unpack(self, planes: Tensor, x: Tensor) -> None:
         bits.unpack(words_of(planes), x.numel(), x)
 
-    def majority(self, words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
-        out = words_of(planes)
-        counting.vote_into(words_of(words), tie, out[0], out[1:].reshape(-1), first_word)
+    def majority(self, words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
+        counting.vote_into(words_of(words), tie, words_of(voted), words_of(ties), first_word)
 
 
 def coder(device: torch.device) -> str:
@@ -71,7 +71,7 @@ def _triton_works(device: torch.device) -> bool:
         with torch.cuda.device(device):
             words = torch.zeros((2, 1), dtype=torch.int64, device=device)
             triton_kernels.pack(torch.zeros(1, device=device), words[0])
-            triton_kernels.majority(words, Tie(), words[:1], 0)
+            triton_kernels.majority(words, Tie(), words[0], words[0, :0], 0)
     except Exception as error:  # of many classes, and none of them is worth the run: plain torch gives the same bits
         warnings.warn(f"no Triton on {device}, plain torch codes there, slower: {error!r}", stacklevel=3)
         return False
@@ -180,8 +180,17 @@ def unpack(words: Tensor, n: int, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def vote_into(words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int = 0) -> None:
+    """Vote on `words`, int64 (P, W), into `voted`, (W,), which may be one of its rows: see `counting.vote_into`.
+
+    `ties`, (W,), receives the tied coordinates under the rule "zero", else it may be empty. Nothing is checked.
+    """
+    with _kernels(words) as kernels:
+        kernels.majority(words, tie, voted, ties, first_word)
+
+
 def majority(words: Tensor, tie: str | Tie = "positive", *, out: Tensor | None = None, first_word: int = 0) -> Tensor:
-    """Return the majority of P sign vectors, int64 (P, W): (W,), or (2, W) under "zero", as `votes.majority` does.
+    """Return the majority of P sign vectors, int64 (P, W): (W,), or (2, W) under "zero", as `counting.majority` does.
 
     `out` receives it if given; one of (W,) may be a row of `words`. `first_word` is the place of these words in the
     whole vector, so that whoever votes on a share throws the same coins.
@@ -197,6 +206,5 @@ def majority(words: Tensor, tie: str | Tie = "positive", *, out: Tensor | None =
     if not P:
         raise ValueError("words: no voters")
     out = _output(out, torch.int64, voted_shape(W, tie.rule), words.device)
-    with _kernels(words) as kernels:
-        kernels.majority(words, tie, out if out.ndim == 2 else out[None], first_word)
+    vote_into(words, tie, *((out[0], out[1]) if tie.rule == "zero" else (out, out[:0])), first_word)
     return out

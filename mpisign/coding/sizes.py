@@ -1,16 +1,12 @@
-"""How many words, blocks, planes and shares there are: coordinates n, words W of BITS signs, counters of K planes.
+"""How many words, blocks, planes and shares there are, for n coordinates or W words and P ranks.
 
-Counters lie in blocks of K planes of BLOCK words.
+A word holds BITS signs; counters lie in blocks of K planes of BLOCK words.
 """
 
 from __future__ import annotations
 
 BITS = 64  # coordinates in a word
-
-
 WORD = 8  # bytes
-
-
 BLOCK = 128  # words of a block: the planes stay in the L1 cache, the rows come as runs of 1 KiB
 
 

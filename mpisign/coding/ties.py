@@ -9,6 +9,7 @@ TIES = ("positive", "random", "zero")
 
 # SplitMix64 (https://prng.di.unimi.it/splitmix64.c): its step and the two factors of its finalizer.
 GOLDEN, MIX_30, MIX_27 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+MASK = 2**64 - 1
 
 
 class Tie(NamedTuple):
@@ -17,6 +18,17 @@ class Tie(NamedTuple):
     rule: str = "positive"
     seed: int = 0
     step: int = 0
+
+
+def coin_key(tie: Tie) -> int:
+    """Return the 64 bits that seed the coins of one step: two rounds of SplitMix64's finalizer."""
+    return _mix((_mix(tie.seed & MASK) + tie.step) & MASK)
+
+
+def _mix(x: int) -> int:
+    x = ((x ^ (x >> 30)) * MIX_30) & MASK
+    x = ((x ^ (x >> 27)) * MIX_27) & MASK
+    return x ^ (x >> 31)
 
 
 def check_tie(rule: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import patience
 from .launch import refuse
@@ -16,6 +16,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class Gathering(Protocol):
+    """What agreement asks of a communicator: mpi4py's have it, and the carriers of votes."""
+
+    def allgather(self, thing: Any, /) -> list[Any]:
+        """Gather a Python object from each rank."""
+
+
+def first_fault(comm: Gathering, fault: str | None) -> str | None:
+    """Return the fault of the first rank that has one, the same line on all ranks; None if there is none. Collective.
+
+    The line names the rank, unless the fault is the same on all of them.
+    """
+    faults = comm.allgather(fault)
+    for rank, text in enumerate(faults):
+        if text is not None:
+            everywhere = all(other == text for other in faults)
+            return str(text) if everywhere else f"{text} (on rank {rank})"
+    return None
+
+
 @contextlib.contextmanager
 def refusing(comm: MPI.Comm, program: str) -> Iterator[None]:
     """End on all ranks if the block raises a ValueError on any; the first one is printed. Collective at its end."""
@@ -24,26 +44,24 @@ def refusing(comm: MPI.Comm, program: str) -> Iterator[None]:
         yield
     except ValueError as error:
         fault = str(error)
-    faults = comm.allgather(fault)
-    for rank, told in enumerate(faults):
-        if told is not None:
-            everywhere = all(other == told for other in faults)
-            refuse(program, told if everywhere else f"{told} (on rank {rank})", comm.rank)
+    fault = first_fault(comm, fault)
+    if fault is not None:
+        refuse(program, fault, comm.rank)
 
 
-def agree(comm: Any, asked: object, check: Callable[[], None]) -> None:
+def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:
     """Raise a ValueError on all ranks if `check` does on any, or if they ask for different things. Collective."""
     fault = None
     try:
         check()
     except ValueError as error:
         fault = str(error)
-    told = comm.allgather((fault, asked))
-    for rank, (other, _) in enumerate(told):
-        if other is not None:
-            raise ValueError(other if fault == other else f"{other} (on rank {rank})")
-    if any(other != asked for _, other in told):
-        raise ValueError(f"ranks ask for different votes: {sorted({str(other) for _, other in told})}")
+    fault = first_fault(comm, fault)
+    if fault is not None:
+        raise ValueError(fault)
+    wishes = comm.allgather(asked)
+    if any(wish != asked for wish in wishes):
+        raise ValueError(f"ranks ask for different votes: {sorted({str(wish) for wish in wishes})}")
 
 
 def differs(comm: MPI.Comm, result: NDArray[np.float32]) -> int:

@@ -89,8 +89,10 @@ class Training:
         if config.votes:
             exchange, backend = VOTES[config.method]
             carrier: Any = GroupComm(comm, backend) if backend else comm
-            self.state = VoteState(carrier, config.momentum, exchange, config.tie, adversary, config.seed, self.spans,
-                                   config.schedule, place.takes_device_memory)  # fmt: skip
+            self.state = VoteState(
+                carrier, config.momentum, exchange=exchange, tie=config.tie, adversary=adversary, seed=config.seed,
+                spans=self.spans, schedule=config.schedule, takes_device_memory=place.takes_device_memory,
+            )  # fmt: skip
             held.callback(self.state.close)
             self.hook = vote_hook, self.state
         else:

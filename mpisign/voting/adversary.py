@@ -1,15 +1,16 @@
-"""What a traitor sends instead of its signs or its gradient, in place. No rank sees what another sends."""
+"""What a traitor sends instead of its signs or its gradient. It does not see what other ranks send."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from ..coding.bits import Floats, Words, clear_padding
+    from ..coding.bits import Floats, Words
 
-T = TypeVar("T", Words, Floats)
+T = TypeVar("T", bound=Any)
 
 SCALE = -100.0  # of the gradient that a traitor sends to spoil a mean
 
@@ -32,11 +33,19 @@ class Adversary(NamedTuple):
 
 
 def _invert(words: Words, turn: Turn) -> None:
+    import numpy as np
+
+    from ..coding.bits import clear_padding
+
     np.invert(words, out=words)
     clear_padding(words, turn.n)
 
 
 def _throw(words: Words, coins: np.random.Generator, n: int) -> None:
+    import numpy as np
+
+    from ..coding.bits import clear_padding
+
     words[:] = coins.integers(0, 2**64, len(words), np.uint64)
     clear_padding(words, n)
 
@@ -51,20 +60,26 @@ def _delay(sent: Any, turn: Turn) -> None:
 
 def _size(gradient: Floats) -> np.float32:
     """Return the root mean square: what is sent instead is of the same size, or it would be told at a glance."""
+    import numpy as np
+
     return np.float32(np.sqrt(np.mean(np.square(gradient), dtype=np.float64))) if len(gradient) else np.float32(0)
 
 
 def _noise(gradient: Floats, turn: Turn) -> None:
+    import numpy as np
+
     gradient[:] = _size(gradient) * turn.own.standard_normal(len(gradient), np.float32)
 
 
 def _false_direction(gradient: Floats, turn: Turn) -> None:
+    import numpy as np
+
     gradient[:] = _size(gradient) * turn.shared.choice(np.array([-1, 1], np.float32), len(gradient))
 
 
 def _scale(factor: float) -> Callable[[Floats, Turn], None]:
     def scaled(gradient: Floats, turn: Turn) -> None:
-        gradient *= np.float32(factor)
+        gradient *= factor
 
     return scaled
 
@@ -98,6 +113,8 @@ class Traitor:
         self.kind.gradient(gradient, self._turn(gradient, len(gradient), bucket, step))
 
     def _turn(self, honest: T, n: int, bucket: int, step: int) -> Turn:
+        import numpy as np
+
         own = np.random.default_rng([self.seed, self.rank, bucket, step])
         shared = np.random.default_rng([self.seed, bucket])
         return Turn(n, self._previous(honest, bucket, step) if self.remembers else honest, own, shared)
@@ -129,5 +146,7 @@ def traitors(number: int, P: int, seed: int) -> list[int]:
     """
     if not 0 <= number <= P:
         raise ValueError(f"adversaries: {number} of {P} ranks cannot be traitors")
+    import numpy as np
+
     order = [*(1 + np.random.default_rng(seed).permutation(max(P - 1, 0))).tolist(), 0]
     return sorted(order[:number])

@@ -1,7 +1,7 @@
-"""Five ways for P ranks to agree on the vote of W words. Words only: no torch, no floats.
+"""Five ways for P ranks to agree on the vote of W words, over any carrier. Words only: no torch, no floats.
 
-An exchange is a plan: it belongs to one communicator and one W, allocates once, and is called once a step. Its
-input `words` is the caller's to fill and is left as it was. All ranks get the same bits, the exact majority.
+An exchange is a plan: it belongs to one carrier and one W, allocates once, and is called once a step. Its input
+`words` is the caller's to fill and is left as it was. All ranks get the same bits, the exact majority.
 
 What is sent is booked in `network.traffic`.
 """
@@ -9,68 +9,62 @@ What is sent is booked in `network.traffic`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from ..coding import counting
-from ..coding.bits import Words, words_of
 from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for
 from ..coding.ties import Tie, check_tie
-from ..ranks import nodes
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
-from .native import CounterSum
+from .carriers import HostCarrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-
-def host_zeros(shape: int | tuple[int, ...]) -> Words:
-    """Return words of the host, all 0."""
-    return np.zeros(shape, np.uint64)
+    from ..coding.bits import Words
+    from .carriers import Buffer, Carrier
 
 
 class Exchange(ABC):
-    """A plan for the vote of `words`, uint64 (W,), over `comm`.
+    """A plan for the vote of `words`, (W,), over a carrier; words are as the carrier keeps them.
 
-    Collective. All ranks must ask for the same exchange, W and tie rule; else all raise a ValueError. `zeros` makes
-    the buffers, of a shape.
+    All ranks must make the same exchange with the same arguments: `plan` and `plan_over` make sure.
     """
 
     name: ClassVar[str]
+    counts: ClassVar[bool] = False  # whether it needs a CountingCarrier
 
-    def __init__(
-        self, comm: MPI.Comm, W: int, tie: str = "positive", seed: int = 0,
-        zeros: Callable[[int | tuple[int, ...]], Words] = host_zeros,
-    ) -> None:  # fmt: skip
-        agree(comm, (self.name, W, tie, seed), lambda: check_tie(tie))
-        self.comm, self.W, self.tie, self.seed = comm, W, tie, seed
-        self.P, self.rank, self._zeros = comm.size, comm.rank, zeros
-        self.words: Words = zeros(W)
-        self._plan()
+    words: Buffer
 
-    def vote(self, step: int = 0, spans: Spans | None = None) -> Words:
-        """Return the vote on `words`: uint64 (W,), or (2, W) under the tie rule "zero" (see votes.majority).
+    def __init__(self, carrier: Any, W: int, tie: str = "positive", seed: int = 0) -> None:
+        self.carrier, self.W, self.tie, self.seed = carrier, W, tie, seed
+        self.P: int = carrier.size
+        self.rank: int = carrier.rank
+        self._allocate()
 
-        Collective. `step` seeds the coins of the tie rule "random". The result is a buffer of this plan, valid until
-        the next vote.
+    def vote(self, step: int = 0, spans: Spans | None = None) -> Buffer:
+        """Return the vote on `words`: (W,), or (2, W) under the tie rule "zero" (see `counting.majority`).
+
+        Collective. `step` seeds the coins of the tie rule "random". `spans` receives the times of the parts. The
+        result is a buffer of this plan, valid until the next vote.
         """
         return self._vote(Tie(self.tie, self.seed, step), spans or Spans())
 
     @abstractmethod
-    def _plan(self) -> None:
-        """Allocate what a vote needs."""
+    def _allocate(self) -> None:
+        """Allocate `words` and what a vote needs."""
 
     @abstractmethod
-    def _vote(self, tie: Tie, spans: Spans) -> Words: ...
+    def _vote(self, tie: Tie, spans: Spans) -> Buffer: ...
 
     def close(self) -> None:  # noqa: B027 - most plans have nothing to free
-        """Free the MPI handles of this plan. Collective."""
+        """Free what this plan holds. Collective."""
 
-    def _result(self) -> Words:
-        return self._zeros(counting.voted_shape(self.W, self.tie))
+    def _result(self, W: int) -> Buffer:
+        return self.carrier.zeros(2, W) if self.tie == "zero" else self.carrier.zeros(W)
+
+    def _rows(self, voted: Buffer) -> tuple[Buffer, Buffer]:
+        """Split a result into the row of votes and, for the rule "zero", the row of ties."""
+        return (voted[0], voted[1]) if self.tie == "zero" else (voted, voted[:0])
 
 
 class AllGather(Exchange):
@@ -78,15 +72,18 @@ class AllGather(Exchange):
 
     name = "allgather"
 
-    def _plan(self) -> None:
-        self._all = self._zeros((self.P, self.W))
-        self._voted = self._result()
+    def _allocate(self) -> None:
+        self._all = self.carrier.zeros(self.P, self.W)
+        self.words = self._all[self.rank]
+        self._voted = self._result(self.W)
 
-    def _vote(self, tie: Tie, spans: Spans) -> Words:
-        with spans("all-gather"):
-            self.comm.Allgather(self.words, self._all)
-        with spans("vote"):
-            return counting.majority(self._all, tie, out=self._voted)
+    def _vote(self, tie: Tie, spans: Spans) -> Buffer:
+        carrier = self.carrier
+        with carrier.timed(spans, "all-gather"):
+            carrier.complete(self._all)
+        with carrier.timed(spans, "vote"):
+            carrier.majority(self._all, tie, *self._rows(self._voted))
+        return self._voted
 
 
 class Server(Exchange):
@@ -94,18 +91,20 @@ class Server(Exchange):
 
     name = "server"
 
-    def _plan(self) -> None:
-        self._all = self._zeros((self.P if self.rank == 0 else 0, self.W))
-        self._voted = self._result()
+    def _allocate(self) -> None:
+        self.words = self.carrier.zeros(self.W)
+        self._all = self.carrier.zeros(self.P if self.rank == 0 else 0, self.W)
+        self._voted = self._result(self.W)
 
-    def _vote(self, tie: Tie, spans: Spans) -> Words:
-        with spans("gather"):
-            self.comm.Gather(self.words, self._all if self.rank == 0 else None, root=0)
+    def _vote(self, tie: Tie, spans: Spans) -> Buffer:
+        carrier = self.carrier
+        with carrier.timed(spans, "gather"):
+            carrier.gather(self.words, self._all)
         if self.rank == 0:
-            with spans("vote"):
-                counting.majority(self._all, tie, out=self._voted)
-        with spans("broadcast"):
-            self.comm.Bcast(self._voted, root=0)
+            with carrier.timed(spans, "vote"):
+                carrier.majority(self._all, tie, *self._rows(self._voted))
+        with carrier.timed(spans, "broadcast"):
+            carrier.broadcast(self._voted)
         return self._voted
 
 
@@ -118,101 +117,100 @@ class AllToAll(Exchange):
 
     name = "alltoall"
 
-    def _plan(self) -> None:
-        S = share_for(self.W, self.P)
-        self._sent = self._zeros(self.P * S)
+    def _allocate(self) -> None:
+        S, zero = share_for(self.W, self.P), self.tie == "zero"
+        self._sent = self.carrier.zeros(self.P * S)
         self.words = self._sent[: self.W]
-        self._received = self._zeros((self.P, S))
-        self._ties = self._zeros((self.P, S if self.tie == "zero" else 0))
+        self._received = self.carrier.zeros(self.P, S)
+        self._ties = self.carrier.zeros(self.P, S if zero else 0)
+        self._both = self.carrier.zeros(2, self.W if zero else 0)
 
-    def _vote(self, tie: Tie, spans: Spans) -> Words:
-        received, ties, mine = self._received, self._ties, self.rank
-        with spans("all-to-all"):
-            self.comm.Alltoall(self._sent, received)
-        with spans("vote"):
-            counting.vote_into(received, tie, received[mine], ties[mine], mine * received.shape[1])
-        with spans("all-gather"):
-            self._gather(received)
+    def _vote(self, tie: Tie, spans: Spans) -> Buffer:
+        carrier, received, ties, mine = self.carrier, self._received, self._ties, self.rank
+        with carrier.timed(spans, "all-to-all"):
+            carrier.all_to_all(self._sent, received)
+        with carrier.timed(spans, "vote"):
+            carrier.majority(received, tie, received[mine], ties[mine], mine * received.shape[1])
+        with carrier.timed(spans, "all-gather"):
+            carrier.complete(received)
             if tie.rule == "zero":
-                self._gather(ties)
+                carrier.complete(ties)
         voted = received.reshape(-1)[: self.W]
-        return np.stack([voted, ties.reshape(-1)[: self.W]]) if tie.rule == "zero" else voted
-
-    def _gather(self, rows: Words) -> None:
-        from mpi4py import MPI
-
-        self.comm.Allgather(MPI.IN_PLACE, rows)
+        if tie.rule != "zero":
+            return voted
+        self._both[0], self._both[1] = voted, ties.reshape(-1)[: self.W]
+        return self._both
 
 
 class Reduce(Exchange):
     """MPI_Allreduce over bit-sliced counters with our own operation."""
 
     name = "reduce"
+    counts = True
 
-    def _plan(self) -> None:
+    def _allocate(self) -> None:
         K, G = planes_for(self.P), blocks_for(self.W)
-        self._blocks = self._zeros((G, BLOCK))
+        self._blocks = self.carrier.zeros(G, BLOCK)
         self.words = self._blocks.reshape(-1)[: self.W]
-        self._planes = self._zeros((G, K, BLOCK))
-        self._voted = self._result()
-        self._sum = CounterSum(K)
+        self._planes = self.carrier.zeros(G, K, BLOCK)
+        self._voted = self._result(self.W)
+        self._counters = self.carrier.counters(K)
 
     def _vote(self, tie: Tie, spans: Spans) -> Words:
+        from ..coding import counting
+
         with spans("vote"):  # a counter of one voter: its words, and zeros above
             self._planes[:, 0] = self._blocks
             self._planes[:, 1:] = 0
         with spans("all-reduce"):
-            _sum_counters(self.comm, self._planes, self._sum)
+            self._counters.sum(self._planes)
         with spans("vote"):
             return counting.decide(self._planes, self.P, self.W, tie, out=self._voted)
 
     def close(self) -> None:
-        self._sum.free()
-
-
-def _sum_counters(comm: MPI.Comm, planes: Words, total: CounterSum) -> None:
-    from mpi4py import MPI
-
-    comm.Allreduce(MPI.IN_PLACE, [planes, len(planes), total.datatype], total.op)
+        self._counters.free()
 
 
 class Hierarchical(Exchange):
     """Count inside each node, merge the counters among the nodes' first ranks, hand the vote back inside."""
 
     name = "hierarchical"
+    counts = True
 
-    def _plan(self) -> None:
-        self._node = nodes.split_by_node(self.comm)
+    def _allocate(self) -> None:
+        self._node, self._leaders = self.carrier.by_node()
         leads = self._node.rank == 0
-        self._leaders = self.comm.Split(0 if leads else 1, self.rank)
         K, G = planes_for(self.P), blocks_for(self.W)
-        self._all = self._zeros((self._node.size if leads else 0, self.W))
-        self._planes = self._zeros((G if leads else 0, K, BLOCK))
-        self._voted = self._result()
-        self._sum = CounterSum(K)
+        self.words = self.carrier.zeros(self.W)
+        self._all = self.carrier.zeros(self._node.size if leads else 0, self.W)
+        self._planes = self.carrier.zeros(G if leads else 0, K, BLOCK)
+        self._voted = self._result(self.W)
+        self._counters = self._leaders.counters(K)
 
     def _vote(self, tie: Tie, spans: Spans) -> Words:
-        leads = self._node.rank == 0
+        from ..coding import counting
+
         with spans("gather"):
-            self._node.Gather(self.words, self._all if leads else None, root=0)
-        if leads:
+            self._node.gather(self.words, self._all)
+        if self._node.rank == 0:
             with spans("vote"):
                 counting.count(self._all, self._planes)
             with spans("all-reduce"):
-                _sum_counters(self._leaders, self._planes, self._sum)
+                self._counters.sum(self._planes)
             with spans("vote"):
                 counting.decide(self._planes, self.P, self.W, tie, out=self._voted)
         with spans("broadcast"):
-            self._node.Bcast(self._voted, root=0)
-        return self._voted
+            self._node.broadcast(self._voted)
+        voted: Words = self._voted
+        return voted
 
     def close(self) -> None:
-        self._sum.free()
-        self._leaders.Free()
-        self._node.Free()
+        self._counters.free()
+        self._leaders.close()
+        self._node.close()
 
 
-EXCHANGES: dict[str, type[Exchange]] = {plan.name: plan for plan in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
+EXCHANGES: dict[str, type[Exchange]] = {kind.name: kind for kind in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
 
 
 def exchange_class(name: str) -> type[Exchange]:
@@ -222,15 +220,51 @@ def exchange_class(name: str) -> type[Exchange]:
     return EXCHANGES[name]
 
 
+def plan_over(carrier: Carrier, W: int, exchange: str, tie: str, seed: int) -> Exchange:
+    """Return a plan for votes on W words over a carrier. Collective.
+
+    Raises:
+        ValueError: on all ranks, if on any: an unknown exchange or tie rule, an exchange that the carrier cannot do,
+            or ranks that ask for different votes.
+
+    """
+
+    def check() -> None:
+        check_tie(tie)
+        if exchange_class(exchange).counts and not hasattr(carrier, "counters"):
+            raise ValueError(f"exchange: {exchange!r} sums counters, which takes words of the host over MPI")
+
+    agree(carrier, (exchange, W, tie, seed), check)
+    return EXCHANGES[exchange](carrier, W, tie, seed)
+
+
+def plan(comm: MPI.Comm, W: int, *, exchange: str = "alltoall", tie: str = "positive", seed: int = 0) -> Exchange:
+    """Return a plan for votes on W words over an MPI communicator, to be used again and again. Collective.
+
+    Fill `plan.words`, uint64 (W,), and call `plan.vote(step)`; at the end call `plan.close()`. `seed` and the step
+    seed the coins of the tie rule "random".
+
+    Raises:
+        ValueError: on all ranks, if on any: an unknown exchange or tie rule, or ranks that ask for different votes.
+
+    """
+    return plan_over(HostCarrier(comm), W, exchange, tie, seed)
+
+
 def vote(comm: MPI.Comm, words: Words, exchange: str = "alltoall", tie: str | Tie = "positive") -> Words:
     """Return the majority of all ranks' `words`, uint64 (W,), on every rank; a plan for one use.
 
-    Collective. The result is uint64 (W,), or (2, W) under the tie rule "zero" (see votes.majority).
+    Collective. The result is uint64 (W,), or (2, W) under the tie rule "zero" (see `counting.majority`).
 
     Raises:
-        ValueError: an unknown exchange or tie rule, or words that are not the same W on all ranks.
+        ValueError: on all ranks, if on any: an unknown exchange or tie rule, words of another dtype or shape, or ranks
+            that ask for different votes.
 
     """
+    import numpy as np
+
+    from ..coding.bits import words_of
+
     tie = Tie(tie) if isinstance(tie, str) else tie
 
     def check() -> None:
@@ -239,9 +273,10 @@ def vote(comm: MPI.Comm, words: Words, exchange: str = "alltoall", tie: str | Ti
         exchange_class(exchange)
 
     agree(comm, (exchange, np.size(words), tie), check)
-    plan = EXCHANGES[exchange](comm, len(words), tie.rule, tie.seed)
+    once = EXCHANGES[exchange](HostCarrier(comm), len(words), tie.rule, tie.seed)
     try:
-        plan.words[:] = words
-        return plan.vote(tie.step).copy()
+        once.words[:] = words
+        voted: Words = once.vote(tie.step).copy()
+        return voted
     finally:
-        plan.close()
+        once.close()

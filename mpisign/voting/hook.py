@@ -5,24 +5,23 @@ x <- x - lr * (sign(vote) + w * x); the momentum is each worker's own, before th
 """
 
 # No postponed annotations here: DDP looks at those of its hooks.
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..coding import bits, coding, ties
 from ..ranks import clock, machine, patience
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
-from ..ranks.worker import Worker
 from .adversary import Traitor, check_adversary
 from .bucket import Bucket
-from .carriers import Plan, plan_for
 from .exchange import exchange_class
-from .schedule import SCHEDULES
+from .momentum import Momentum
+from .schedule import Scheduler, check_schedule
+from .tensors import Plan, plan_for
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -31,12 +30,17 @@ if TYPE_CHECKING:
 class VoteState:
     """What a worker keeps between steps: its momentum, its exchange plans, and how it votes.
 
-    `comm` is duplicated (collective). `momentum` is beta in m <- beta m + (1 - beta) g; 0 votes on the gradient itself
-    (signSGD, without "um"). `adversary` names what this rank sends instead (see ADVERSARIES); None is honest.
-    `seed` must be the same on all ranks. `spans` collects the times of pack, vote, unpack and each collective.
-    `schedule` is one of SCHEDULES and may be changed between steps: "overlap" votes on each bucket in a thread while
-    backward goes on, "serial" (the paper's) on all of them when backward is done. Both give the same bits.
-    `takes_device_memory`: MPI is CUDA-aware, surely, for a wrong claim ends in a segmentation fault (see `place`).
+    Args:
+        comm: An MPI communicator, or a `carriers.GroupComm` for a process group; it is duplicated (collective).
+        momentum: beta in m <- beta m + (1 - beta) g; 0 votes on the gradient itself (signSGD, without "um").
+        exchange: One of EXCHANGES.
+        tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
+        adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
+        seed: Of the coins of ties and adversaries, the same on all ranks.
+        spans: Collects the times of pack, vote, unpack and each collective.
+        schedule: One of SCHEDULES; may be changed between steps. "overlap" votes on each bucket in a thread while
+            backward goes on, "serial" (the paper's) on all of them when backward is done. Both give the same bits.
+        takes_device_memory: Whether MPI is CUDA-aware. A wrong claim ends in a segmentation fault (see `place`).
 
     Raises:
         ValueError: on all ranks, if on any: an unknown exchange, tie rule, adversary or schedule, momentum outside
@@ -45,33 +49,32 @@ class VoteState:
     """
 
     def __init__(
-        self, comm: "MPI.Comm", momentum: float = 0.9, exchange: str = "alltoall", tie: str = "positive",
+        self, comm: "MPI.Comm", momentum: float = 0.9, *, exchange: str = "alltoall", tie: str = "positive",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
         takes_device_memory: bool = False,
     ) -> None:  # fmt: skip
         from mpi4py import MPI
 
         agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary, schedule))
+        # Tuned: what the caller has chosen; `schedule` and `observer` may be changed between steps.
         self._exchange, self._takes_device_memory = exchange, takes_device_memory
         self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
         self.traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)
-        self.spans = spans or Spans()
-        self.steps = 0
         # Called with a bucket's number and the words that this rank really sends, int64 (W,), before they are sent.
         self.observer: Callable[[int, Tensor], None] | None = None
-        self._worker = Worker()
-        self._stream: torch.cuda.Stream | None = None  # for gradients on a CUDA device
-        self._waiting: list[Callable[[], None]] = []  # the votes of the serial schedule
+        # Kept from step to step.
+        self.steps = 0
+        self._plans: dict[int, Plan] = {}  # by bucket
+        self._scheduler = Scheduler()
         own: Any = comm.Dup()
         self._comm: Any = patience.Patient(own) if isinstance(own, MPI.Comm) else own
-        self._plans: dict[int, Plan] = {}
-        # Momentum lies flat, bucket by bucket; a parameter's view outlives a new division into buckets.
-        self._buckets: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
-        self._views: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()  # by parameter
+        # Shared with others, if they want to.
+        self._momentum = Momentum()
+        self.spans = spans or Spans()
 
     def close(self) -> None:
         """End the thread, free the plans and the communicator. Collective."""
-        self._worker.close()
+        self._scheduler.close()
         for plan in self._plans.values():
             plan.close()
         self._plans.clear()
@@ -79,41 +82,23 @@ class VoteState:
 
     def share_momentum(self, other: "VoteState") -> None:
         """Use the other's momentum from now on: methods that are compared start from the same."""
-        self._buckets, self._views = other._buckets, other._views
+        self._momentum = other._momentum
 
     def state_dict(self, parameters: Iterable[Tensor]) -> dict[str, Any]:
         """Return this rank's momentum, one tensor a parameter (None before its first step), and the step count.
 
         A "delayed" traitor begins anew where it is loaded.
         """
-        views = [self._views.get(parameter) for parameter in parameters]
-        return {"steps": self.steps, "momentum": [None if view is None else view.cpu().clone() for view in views]}
+        return {"steps": self.steps, "momentum": self._momentum.state_dict(parameters)}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Iterable[Tensor]) -> None:
         """Take over what `state_dict` gave for the same parameters in the same order."""
         self.steps = state["steps"]
-        self._buckets.clear()
-        self._views.clear()
-        for parameter, momentum in zip(parameters, state["momentum"], strict=True):
-            if momentum is not None:
-                self._views[parameter] = momentum.detach().to(torch.float32).reshape(-1).clone()
+        self._momentum.load_state_dict(state["momentum"], parameters)
 
     def momentum_of(self, bucket: Bucket) -> Tensor:
         """Return the momentum of a bucket, float32 (n,) on its device; `vote_bucket` changes it in place."""
-        index, parameters = bucket.index(), bucket.parameters()
-        if index in self._buckets:
-            flat, parts = self._buckets[index]
-            views = [self._views.get(parameter) for parameter in parameters]
-            if len(views) == len(parts) and all(view is part for view, part in zip(views, parts, strict=True)):
-                return flat
-        flat = torch.zeros(bucket.buffer().numel(), device=bucket.buffer().device)
-        parts = torch.split(flat, [parameter.numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            if parameter in self._views:
-                part.copy_(self._views[parameter])
-            self._views[parameter] = part
-        self._buckets[index] = flat, parts
-        return flat
+        return self._momentum.of(bucket)
 
     def _plan_for(self, index: int, gradient: Tensor) -> Plan:
         W, plan = bits.words_for(gradient.numel()), self._plans.get(index)
@@ -134,11 +119,6 @@ class VoteState:
         if self.traitor is not None:
             self.traitor.lie_in_words(words, n, index, self.steps)
 
-    def _betray(self, words: Tensor, n: int, index: int) -> None:
-        if self.traitor is not None:
-            with coding.on_host(words) as host:
-                self.betray(coding.words_of(host), n, index)
-
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
 
@@ -146,40 +126,20 @@ class VoteState:
             future.set_result(self.vote_bucket(bucket))
 
         if bucket.index() == 0:
-            self._waiting = []  # what a backward that raised may have left
             self._comm.patient = self.schedule == "overlap"
-        self._waiting.append(self._beside(bucket.buffer(), vote))
-        if self.schedule == "overlap" or bucket.is_last():
-            waiting, self._waiting = self._waiting, []
-            for job in waiting:
-                self._worker.submit(job)
+        self._scheduler.submit(bucket, vote, self.schedule)
         if bucket.is_last():
-            # Nothing is left of backward but to wait; and what is raised here comes out of it, as from a future it
-            # would not.
-            self._worker.wait()
             self.steps += 1
-
-    def _beside(self, buffer: Tensor, job: Callable[[], None]) -> Callable[[], None]:
-        """Let a job on a CUDA tensor run on a stream of its own, which waits only for what this tensor depends on."""
-        if not buffer.is_cuda:
-            return job
-        ready = torch.cuda.current_stream(buffer.device).record_event()
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(buffer.device)  # type: ignore[no-untyped-call]
-        stream = self._stream
-
-        def on_stream() -> None:
-            with torch.cuda.stream(stream):
-                stream.wait_event(ready)
-                job()
-
-        return on_stream
 
     def vote_bucket(self, bucket: Bucket) -> Tensor:
         """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack.
 
         The coding is done where the gradient lies; the words, not the floats, go from there. On a CUDA device what is
         left of it may still be queued, on the current stream.
+
+        Raises:
+            ValueError: the gradients are not float32.
+
         """
         buffer, index = bucket.buffer(), bucket.index()
         if buffer.dtype != torch.float32:
@@ -190,7 +150,9 @@ class VoteState:
                 coding.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, plan.words)
             else:
                 coding.pack(buffer, plan.words)
-            self._betray(plan.words, n, index)
+            if self.traitor is not None:
+                with coding.on_host(plan.words) as host:
+                    self.betray(coding.words_of(host), n, index)
         if self.observer is not None:
             self.observer(index, plan.words)
         voted = plan.vote(self.tie_step(index), self.spans)
@@ -205,8 +167,7 @@ def _check(momentum: float, exchange: str, tie: str, adversary: str | None, sche
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
     check_adversary(adversary)
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule: unknown name {schedule!r}, choose from {', '.join(SCHEDULES)}")
+    check_schedule(schedule)
     machine.check_threads()
 
 

@@ -1,4 +1,4 @@
-"""The MPI reduction that merges counters, run by MPI itself: a Numba cfunc, no C compiler and no Python call.
+"""The MPI operation that merges counters: compiled by Numba, called by MPI without Python.
 
 MPI may cut a reduction between elements, so an element is a whole block of counters (K planes of BLOCK words).
 """
@@ -9,30 +9,18 @@ import ctypes
 import functools
 from typing import TYPE_CHECKING, Any
 
-from numba import carray, types
-
-from ..coding.counting import BLOCK, merge_planes
-from ..coding.kernels.jit import callback
+from ..coding.sizes import BLOCK
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-_SIGNATURE = types.void(
-    types.CPointer(types.uint64), types.CPointer(types.uint64), types.CPointer(types.intc), types.voidptr
-)
 
 
 @functools.cache
 def merge_function(K: int) -> Any:
     """Compile the C function with MPI_User_function's arguments that merges counters of K planes."""
-    size = K * BLOCK
+    from ..coding.kernels.merging import merge_callback
 
-    @callback(_SIGNATURE)
-    def merge(a: Any, b: Any, count: Any, datatype: Any) -> None:
-        n = count[0] * size
-        merge_planes(carray(a, n), carray(b, n), K)
-
-    return merge
+    return merge_callback(K)
 
 
 class CounterSum:

@@ -1,8 +1,8 @@
-"""No time without a check: every result of every method is held against the plain truth in the run itself.
+"""The reference that the results of a run are compared with: plain votes and float64 means.
 
-The truth shares no kernel with what it checks but the coins of ties, which the tests hold to Python's integers: it is
-NumPy's packbits and integer sums for votes, float64 sums for means.
-Each rank computes 1 / P of it from what all ranks put in.
+Votes are computed by NumPy's packbits and integer sums, means by float64 sums. The only kernel shared with what is
+checked is that of the coins of ties, which the tests compare with Python's integers. Each rank computes 1 / P of the
+reference from what all ranks put in.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def plain_vote(comm: MPI.Comm, words: Words, tie: Tie, first: int = 0) -> Words:
         count = np.zeros(64 * (part.stop - part.start), np.int64)
         for row in received[:, part]:
             count += np.unpackbits(row.view(np.uint8), bitorder="little")
-        for plane, found in zip(mine, (2 * count > P, 2 * count == P), strict=True):
-            plane[part] = np.packbits(found, bitorder="little").view(np.uint64)
+        for plane, mask in zip(mine, (2 * count > P, 2 * count == P), strict=True):
+            plane[part] = np.packbits(mask, bitorder="little").view(np.uint64)
     every = np.empty((P, 2, S), np.uint64)
     patience.quiet_barrier(comm)
     comm.Allgather(mine, every)

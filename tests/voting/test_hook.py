@@ -15,16 +15,17 @@ import mpisign
 from mpisign.bench.contest import Contest, play
 from mpisign.coding import coding
 from mpisign.coding.ties import TIES
-from mpisign.methods.catalogue import METHODS, VOTES, needs_nccl
+from mpisign.methods.catalogue import METHODS, needs_nccl
 from mpisign.methods.rivals import BASELINES
 from mpisign.ranks import agreement
 from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES
 from mpisign.voting.bucket import HeldBucket
-from mpisign.voting.carriers import GroupComm, plan_for
-from mpisign.voting.exchange import EXCHANGES
+from mpisign.voting.carriers import GroupComm
+from mpisign.voting.exchange import EXCHANGES, plan_over
 from mpisign.voting.schedule import SCHEDULES
+from mpisign.voting.tensors import DeviceCarrier, plan_for
 
 pytestmark = pytest.mark.mpi
 
@@ -81,7 +82,7 @@ def plain_training(P, steps, rule="positive", beta=BETA):
 def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule, schedule):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, BETA, name, rule, schedule=schedule)
+    state = mpisign.VoteState(comm, BETA, exchange=name, tie=rule, schedule=schedule)
     replica.register_comm_hook(state, mpisign.vote_hook)
     optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
     for step in range(4):  # DDP divides the buckets anew after the first
@@ -358,18 +359,49 @@ def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
     contest.close()
 
 
-@pytest.mark.parametrize("rule", TIES)
-@pytest.mark.parametrize("name", sorted({vote.exchange for vote in VOTES.values() if vote.backend}))
-def test_votes_over_a_process_group_are_exact(comm, name, rule):
-    carrier = GroupComm(comm, "gloo").Dup()
+WITHOUT_COUNTERS = [name for name, exchange in EXCHANGES.items() if not exchange.counts]
+
+
+def check_tensor_votes(comm, name, rule, make):
+    """Vote twice on words of each width by the plan that `make` returns."""
     for W in (0, 1, comm.size, 64 * comm.size + 1, 5000):
         every = np.random.default_rng(W).integers(0, 2**64, (comm.size, W), np.uint64)
-        plan = plan_for(carrier, name, W, rule, 4, torch.device("cpu"))
+        plan = make(W)
         plan.words[:] = coding.tensor_of(every[comm.rank])
         for step in range(2):
             assert np.array_equal(coding.words_of(plan.vote(step, Spans())), reference.majority(every, rule, 4, step))
+            assert np.array_equal(coding.words_of(plan.words), every[comm.rank])
         plan.close()
-    carrier.Free()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", WITHOUT_COUNTERS)
+def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, rule):
+    group = GroupComm(comm, "gloo").Dup()
+    check_tensor_votes(comm, name, rule, lambda W: plan_for(group, name, W, rule, 4, torch.device("cpu")))
+    group.Free()
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", WITHOUT_COUNTERS)
+def test_votes_on_tensors_over_mpi_are_exact(comm, name, rule):
+    """As over an MPI that takes device memory, whose carrier this is; here the device is the host."""
+    carrier = DeviceCarrier(comm, torch.device("cpu"))
+    check_tensor_votes(comm, name, rule, lambda W: plan_over(carrier, W, name, rule, 4))
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
+    check_tensor_votes(comm, name, rule, lambda W: plan_for(comm, name, W, rule, 4, torch.device("cpu")))
+
+
+def test_a_process_group_sums_no_counters(comm):
+    group = GroupComm(comm, "gloo").Dup()
+    with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
+        plan_for(group, "reduce", 5, "positive", 0, torch.device("cpu"))
+    group.Free()
 
 
 def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):

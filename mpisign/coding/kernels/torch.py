@@ -1,4 +1,4 @@
-"""The vote's coding in plain torch: for devices that Triton does not serve. `device` checks the arguments and calls it.
+"""The vote's coding in plain torch: for devices that Triton does not serve. `coding` checks the arguments and calls it.
 
 It takes several passes and scratch of a byte or two a coordinate. Each operation is a kernel of its own, so nothing is
 fused and float32 is rounded as everywhere. Words are int64, whose >> brings in the sign: it is masked where that shows.
@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bits import BITS
-from ..counting import coin_key
-from ..ties import GOLDEN, MIX_27, MIX_30, Tie
+from ..sizes import BITS
+from ..ties import GOLDEN, MIX_27, MIX_30, Tie, coin_key
 
 # Times this, eight bytes of 0 or 1 become the eight bits of the top byte: byte i is moved from bit 8 i to bit 56 + i.
 _GATHER = sum(1 << (56 - 7 * i) for i in range(8))
@@ -48,8 +47,8 @@ def _bits(words: Tensor, n: int) -> Tensor:
     return ((eights[:, None] >> shifts) & 1).reshape(-1)[:n]
 
 
-def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
-    """Vote on `words`, int64 (P, W), into `planes`, (1, W), which may be a row of them, or (2, W)."""
+def majority(words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
+    """Vote on `words`, int64 (P, W), into `voted`, (W,), which may be a row of them, and `ties`, (W,) or (0,)."""
     P, W = words.shape
     # The counters start so high that one vote more than half fills the top plane, which then is the answer.
     half = P // 2
@@ -65,9 +64,10 @@ def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
     for plane in counters:  # all full: one vote short of the top
         tied &= plane
     if tie.rule == "random":
-        more |= tied & _coins(int(coin_key(tie)), first_word, W, words.device)
-    planes[0] = more
-    planes[1:] = tied
+        more |= tied & _coins(coin_key(tie), first_word, W, words.device)
+    voted.copy_(more)
+    if len(ties):
+        ties.copy_(tied)
 
 
 def _coins(key: int, first_word: int, W: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""The vote's coding on a CUDA device, in Triton. `device` checks the arguments and calls it.
+"""The vote's coding on a CUDA device, in Triton. `coding` checks the arguments and calls it.
 
 A word is handled as two int32 halves: on a little-endian machine bit i of the vector is bit i % 32 of half i // 32,
 and a GPU's registers have 32 bits, so what is reduced across threads is half as wide. The whole blocks and the last one
@@ -15,9 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..bits import words_for
-from ..counting import coin_key
-from ..ties import GOLDEN, MIX_27, MIX_30, TIES, Tie
+from ..sizes import words_for
+from ..ties import GOLDEN, MIX_27, MIX_30, TIES, Tie, coin_key
 from .torch import signed
 
 HALVES = 64  # halves of a program: 2048 coordinates, which are 16 a thread and so four 16-byte loads in flight
@@ -174,16 +173,16 @@ def unpack(planes: Tensor, x: Tensor) -> None:
         _unpack[_programs(n)](planes[0], planes[-1], x, n, TIED=len(planes) == 2, HALVES=HALVES, **OPTIONS)
 
 
-def majority(words: Tensor, tie: Tie, planes: Tensor, first_word: int) -> None:
-    """Vote on `words`, int64 (P, W), into `planes`, (1, W), which may be a row of them, or (2, W)."""
+def majority(words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
+    """Vote on `words`, int64 (P, W), into `voted`, (W,), which may be a row of them, and `ties`, (W,) or (0,)."""
     P, W = words.shape
     # The counters start so high that one vote more than half fills the top plane, which then is the answer.
     half = P // 2
     K = half.bit_length() + 1
-    key = signed(int(coin_key(tie))) if tie.rule == "random" else 0
+    key = signed(coin_key(tie)) if tie.rule == "random" else 0
     if W:
         _majority[(-(-W // BLOCK),)](
-            words, planes[0], planes[-1], W, key, first_word,
+            words, voted, ties if len(ties) else voted, W, key, first_word,
             P=P, K=K, START=2 ** (K - 1) - half - 1, RULE=TIES.index(tie.rule), GROUP=GROUP, BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
 

@@ -1,0 +1,218 @@
+"""The laws of the exchanges at any P, on ranks that are threads of this process.
+
+What is left to mpirun (test_exchange) is that each MPI's collectives do what the carrier's do.
+"""
+
+import threading
+
+import numpy as np
+import pytest
+import reference
+
+from mpisign.coding.sizes import BLOCK
+from mpisign.coding.ties import TIES
+from mpisign.network import traffic
+from mpisign.voting.exchange import EXCHANGES, plan_over
+from mpisign.voting.threads import run_threads
+
+RANKS = [1, 2, 3, 4, 5, 7, 8, 16, 33, 64]
+SEED, STEP = 3, 5
+
+
+def widths(P):
+    return sorted({0, 1, P - 1, P, P + 1, BLOCK, BLOCK + 1, 3 * BLOCK + 1})
+
+
+def node_layouts(P):
+    """Return node numbers of each rank: one node, each rank its own, threes, and ranks dealt round to three nodes."""
+    layouts = ([0] * P, list(range(P)), [rank // 3 for rank in range(P)], [rank % 3 for rank in range(P)])
+    return [list(layout) for layout in dict.fromkeys(map(tuple, layouts))]
+
+
+class CountingCarrier:
+    """A carrier that books what its collectives deliver, by the rules at the head of network.traffic."""
+
+    def __init__(self, carrier, book=None):
+        self.carrier, self.book = carrier, [0, 0] if book is None else book
+
+    def __getattr__(self, name):
+        return getattr(self.carrier, name)
+
+    def count(self, sent, received):
+        self.book[0] += sent
+        self.book[1] += received
+
+    def all_to_all(self, sent, received):
+        assert sent.nbytes == received.nbytes
+        self.count(*[sent.nbytes * (self.size - 1) // self.size] * 2)
+        self.carrier.all_to_all(sent, received)
+
+    def complete(self, rows):
+        self.count(*[rows.nbytes * (self.size - 1) // self.size] * 2)
+        self.carrier.complete(rows)
+
+    def gather(self, words, rows):
+        inward = (self.size - 1) * words.nbytes
+        assert rows.nbytes == (0 if self.rank else self.size * words.nbytes)
+        self.count(*((words.nbytes, 0) if self.rank else (0, inward)))
+        self.carrier.gather(words, rows)
+
+    def broadcast(self, words):
+        self.count(*((0, words.nbytes) if self.rank else ((self.size - 1) * words.nbytes, 0)))
+        self.carrier.broadcast(words)
+
+    def by_node(self):
+        return [CountingCarrier(part, self.book) for part in self.carrier.by_node()]
+
+    def counters(self, K):
+        return CountingCounters(self, self.carrier.counters(K))
+
+
+class CountingCounters:
+    def __init__(self, carrier, counters):
+        self.carrier, self.counters = carrier, counters
+
+    def sum(self, planes):
+        each = 2 * (self.carrier.size - 1) * planes.nbytes // self.carrier.size  # as Rabenseifner's or the ring
+        self.carrier.count(each, each)
+        self.counters.sum(planes)
+
+    def free(self):
+        self.counters.free()
+
+
+def ballots(P, W, seed=0):
+    return np.random.default_rng([seed, P, W]).integers(0, 2**64, (P, W), np.uint64)
+
+
+def take_votes(carrier, name, rule, every):
+    """Vote on each of `every`, (P, W); return the results, the words afterwards and what was sent and received."""
+    outcome = []
+    for words in every:
+        counting = CountingCarrier(carrier)
+        plan = plan_over(counting, words.shape[1], name, rule, SEED)
+        plan.words[:] = words[carrier.rank]
+        voted = plan.vote(STEP).copy()
+        outcome.append((voted, plan.words.copy(), counting.book))
+        plan.close()
+    return outcome
+
+
+@pytest.mark.parametrize("P", RANKS)
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule, P):
+    every = [ballots(P, W) for W in widths(P)]
+    truths = [reference.majority(words, rule, SEED, STEP) for words in every]
+    for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
+        outcomes = run_threads(P, lambda carrier: take_votes(carrier, name, rule, every), nodes=nodes)
+        for i, (words, truth) in enumerate(zip(every, truths, strict=True)):
+            booked = traffic.vote(name, words.shape[1], rule, nodes)
+            for rank in range(P):
+                voted, kept, book = outcomes[rank][i]
+                assert np.array_equal(voted, truth)
+                assert np.array_equal(kept, words[rank])
+                assert book == booked[rank].tolist()
+
+
+@pytest.mark.parametrize("P", [2, 3, 8])
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_vote_does_not_depend_on_who_has_which_words(name, rule, P):
+    words = ballots(P, 2 * BLOCK + 5)
+    permuted = np.random.default_rng(P).permutation(words)
+    nodes = [rank // 2 for rank in range(P)]
+    for outcome in run_threads(P, lambda carrier: take_votes(carrier, name, rule, [words, permuted]), nodes=nodes):
+        assert np.array_equal(outcome[0][0], outcome[1][0])
+
+
+@pytest.mark.parametrize("P", [1, 4, 7])
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_plan_votes_again(name, rule, P):
+    steps = [ballots(P, 300, step) for step in range(3)]
+    steps.append(np.repeat(ballots(P // 2 + 1, 300), 2, axis=0)[:P])  # many ties after few
+
+    def vote(carrier):
+        plan = plan_over(carrier, 300, name, rule, SEED)
+        voted = []
+        for step, words in enumerate(steps):
+            plan.words[:] = words[carrier.rank]
+            voted.append(plan.vote(step).copy())
+        plan.close()
+        return voted
+
+    for voted in run_threads(P, vote, nodes=[rank // 2 for rank in range(P)]):
+        for step, words in enumerate(steps):
+            assert np.array_equal(voted[step], reference.majority(words, rule, SEED, step))
+
+
+@pytest.mark.parametrize("P", [2, 5])
+def test_the_coins_of_a_tie_are_the_same_whoever_throws_them(P):
+    """All exchanges give the same bits."""
+    words = ballots(P, 1000)
+    results = [
+        outcome[0][0].tobytes()
+        for name in EXCHANGES
+        for outcome in run_threads(P, lambda carrier, name=name: take_votes(carrier, name, "random", [words]))
+    ]
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"exchange": "ring"}, r"exchange: unknown name 'ring'.*\(on rank 2\)"),
+        ({"tie": "heads"}, r"tie: unknown rule 'heads'.*\(on rank 2\)"),
+        ({"W": 6}, "ranks ask for different votes"),
+        ({"seed": 1}, "ranks ask for different votes"),
+    ],
+)
+def test_a_fault_of_one_rank_is_the_same_on_all(asked, named):
+    usual = {"W": 5, "exchange": "alltoall", "tie": "positive", "seed": 0}
+    faults = []
+
+    def refused(carrier):
+        try:
+            plan_over(carrier, **usual | (asked if carrier.rank == 2 else {}))
+        except ValueError as fault:
+            faults.append(str(fault))
+
+    run_threads(4, refused)
+    assert len(faults) == 4
+    assert len(set(faults)) == 1
+    with pytest.raises(ValueError, match=named):
+        raise ValueError(faults[0])
+
+
+def test_a_carrier_without_counters_is_told_so():
+    class Plain:
+        size, rank = 1, 0
+
+        def allgather(self, thing):
+            return [thing]
+
+    with pytest.raises(ValueError, match="exchange: 'reduce' sums counters"):
+        plan_over(Plain(), 5, "reduce", "positive", 0)
+
+
+def test_threads_return_what_they_found_by_rank():
+    assert run_threads(5, lambda carrier: (carrier.rank, carrier.size)) == [(rank, 5) for rank in range(5)]
+
+
+@pytest.mark.parametrize("at", ["before", "between", "inside a node"])
+def test_a_thread_that_fails_leaves_none_waiting(at):
+    before = threading.active_count()
+
+    def failing(carrier):
+        node = carrier.by_node()[0] if at == "inside a node" else carrier
+        if at == "between":
+            carrier.allgather(None)
+        if carrier.rank == 1:
+            raise ArithmeticError("rank 1 fails")
+        node.allgather(None)
+        carrier.allgather(None)
+
+    with pytest.raises(ArithmeticError, match="rank 1 fails"):
+        run_threads(4, failing, nodes=[0, 0, 1, 1])
+    assert threading.active_count() == before
