@@ -19,7 +19,7 @@ AROUND = (
     "tests/doctor", "tests/benchmarks/test_gpu.py", "tests/ranks/test_place.py", "tests/benchmarks/test_reframe.py",
     "tests/report/test_report.py", "tests/report/test_trace.py",
 )  # fmt: skip
-COLLECTIVE = ("tests/voting/test_exchange.py", "tests/voting/test_hook.py")
+COLLECTIVE = ("tests/voting/test_exchange.py", "tests/voting/test_hook.py", "tests/bench/test_contest.py")
 
 
 def collective(folder, ranks, *which):

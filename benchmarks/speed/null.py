@@ -20,7 +20,7 @@ from mpisign.report.statistics import CONFIDENCE, median_interval
 from mpisign.voting.bucket import HeldBucket
 
 COORDINATES, ITERATIONS, WARMUP, SLOWER = 2**18, 4000, 50, 0.05
-METHODS = "vote-alltoall", "the same again", "and 5 % more"
+NAMES = "vote-alltoall", "the same again", "and 5 % more"
 LENGTHS = 6, 10, 20, 50, 100, 200  # n, iterations of a comparison: 20 make 200 of them
 
 
@@ -36,10 +36,10 @@ def measure():
     import torch
     from mpi4py import MPI
 
-    from mpisign.bench import contest
-    from mpisign.methods import catalogue
-    from mpisign.methods.catalogue import rivals as baselines
-    from mpisign.ranks import launch
+    from mpisign.bench.contest import Contest
+    from mpisign.methods.method import Terms
+    from mpisign.methods.table import METHODS, ready
+    from mpisign.ranks import group, launch
     from mpisign.voting.hook import vote_hook
 
     def slowed(state, bucket):
@@ -50,18 +50,17 @@ def measure():
             pass
         return future
 
-    catalogue.VOTES.update(dict.fromkeys(METHODS, catalogue.VOTES[METHODS[0]]))
-    with launch.session("null") as comm, baselines.process_group(comm, "gloo", True):
-        game = contest.Contest(comm, METHODS, momentum=0.9, tie="positive", seed=0)
-        game.hooks[METHODS[2]] = slowed, game.voters[METHODS[2]]
+    terms, alike = Terms(), dict.fromkeys(NAMES, METHODS[NAMES[0]])
+    with launch.session("null") as comm, group.process_group(comm, "gloo", True), ready(comm, alike, terms) as methods:
+        contest = Contest(comm, methods, terms=terms)
+        methods[NAMES[2]].hook = slowed
         vector = torch.randn(COORDINATES, generator=torch.Generator().manual_seed(comm.rank))
         bucket, seconds = HeldBucket(0, vector, [vector], True), np.zeros((WARMUP + ITERATIONS, 3))
         for i in range(len(seconds)):
-            for sample in game.round(i, [bucket]):
+            for sample in contest.round(i, [bucket]):
                 if sample["wrong"]:
                     raise RuntimeError(f"{sample['wrong']} wrong coordinates")
-                seconds[i, METHODS.index(sample["method"])] = sample["seconds"]
-        game.close()
+                seconds[i, NAMES.index(sample["method"])] = sample["seconds"]
         comm.Allreduce(MPI.IN_PLACE, seconds, MPI.MAX)
         if comm.rank == 0:
             yield {
@@ -90,7 +89,7 @@ def share(count, of):
 
 def show(lines, style):
     of, medians = lines[0], 1e3 * np.median(lines[0]["seconds"], axis=0)
-    named = ", ".join(f"{name} {median:.3f}" for name, median in zip(METHODS, medians, strict=True))
+    named = ", ".join(f"{name} {median:.3f}" for name, median in zip(NAMES, medians, strict=True))
     print(f"{of['ranks']} ranks, {of['coordinates']:,} coordinates, {len(of['seconds'])} iterations; ms: {named}\n")
     table = [[way, n, of, share(alike, of), share(slower, of)] for way, n, of, alike, slower in rates(lines)]
     first, again, _ = np.array(lines[0]["seconds"]).T

@@ -30,13 +30,13 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:08}"
 
 
-def found(folder: Path) -> list[Path]:
+def saved(folder: Path) -> list[Path]:
     """Return the whole checkpoints in `folder`, the oldest first."""
     return sorted(path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
 
 
 def write(
-    comm: MPI.Comm, folder: Path, step: int, common: dict[str, Any], own: dict[str, Any], keep: int
+    comm: MPI.Comm, folder: Path, *, step: int, common: dict[str, Any], own: dict[str, Any], keep: int
 ) -> str | None:
     """Write a checkpoint and remove all but the newest `keep`; return None, or on all ranks why it failed. Collective.
 
@@ -64,14 +64,14 @@ def write(
             if fault is None:
                 _replace(partial, path)
                 _sync(folder)
-                for old in found(folder)[:-keep]:
+                for old in saved(folder)[:-keep]:
                     with contextlib.suppress(OSError):  # what can't be removed is no fault of the new one
                         _discard(old)
         except OSError as error:
             fault = str(error)
         shutil.rmtree(partial, ignore_errors=True)
-    told: str | None = comm.bcast(fault)
-    return told
+    everywhere: str | None = comm.bcast(fault)
+    return everywhere
 
 
 def clear(folder: Path) -> None:
@@ -110,9 +110,9 @@ def read(comm: MPI.Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | N
                 own = _unpacked(state)
             except _UNREADABLE as error:
                 fault = _unreadable(error)
-    for rank, told in enumerate(comm.allgather(fault)):
-        if told is not None:
-            raise ValueError(f"resume: {path}/rank-{rank}.pt {told}")
+    for rank, its_fault in enumerate(comm.allgather(fault)):
+        if its_fault is not None:
+            raise ValueError(f"resume: {path}/rank-{rank}.pt {its_fault}")
     return everyones, own
 
 

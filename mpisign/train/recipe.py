@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 
 from ..coding.ties import TIES
-from ..methods.catalogue import METHODS, VOTES
-from ..methods.rivals import BASELINES
+from ..methods.table import METHODS
 from ..ranks.options import fraction, natural, not_negative, option, positive
 from ..voting.adversary import ADVERSARIES
 from ..voting.schedule import SCHEDULES
 
-# Without `none`, which lets the replicas drift apart, and without what a checkpoint would lack the state of.
-TRAINABLE = tuple(name for name in METHODS if name in VOTES or not (name == "none" or BASELINES[name].keeps_state))
+# Without the ceiling, which lets the replicas drift apart, and without what a checkpoint would lack the state of.
+TRAINABLE = tuple(name for name, method in METHODS.items() if method.kind != "ceiling" and not method.keeps_state)
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Recipe:
     @property
     def votes(self) -> bool:
         """Whether gradients are exchanged by a vote."""
-        return self.method in VOTES
+        return METHODS[self.method].kind == "vote"
 
     @property
     def base_rate(self) -> float:

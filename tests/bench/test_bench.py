@@ -12,13 +12,15 @@ import time
 import pytest
 from launch import ROOT, environment, mpirun, our_lines, run
 
-from mpisign.methods.catalogue import METHODS, VOTES, needs_nccl
+from mpisign.methods.method import MATRICES, NCCL
+from mpisign.methods.table import METHODS
 from mpisign.report import records, rows, table
 
 BENCH = ("-m", "mpisign.bench")
 TINY = (*BENCH, "--model", "tiny", "--image-size", "32", "--iterations", "6", "--warmup", "1")
-ABLE = tuple(name for name in METHODS if not needs_nccl(name))
-HERE = tuple(name for name in ABLE if not name.startswith("powersgd"))  # unless asked for
+ABLE = tuple(name for name, method in METHODS.items() if NCCL not in method.needs)
+HERE = tuple(name for name in ABLE if not METHODS[name].unasked)
+VOTES = {name for name, method in METHODS.items() if method.kind == "vote"}
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -99,7 +101,7 @@ def test_a_sweep_over_sizes(tmp_path):
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert [row["bytes"] for row in found] == [
-        size for size in (4, 64, 1024) for name in HERE if "powersgd" not in name
+        size for size in (4, 64, 1024) for name in HERE if MATRICES not in METHODS[name].needs
     ]
     assert {row["wrong"] for row in found} == {0, None}
 

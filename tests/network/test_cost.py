@@ -10,9 +10,7 @@ from launch import ROOT
 from made import KNOWN, SIZES, made_run, made_sweep, rates_of
 from scipy.optimize import nnls
 
-from mpisign.coding import sizes
-from mpisign.methods import catalogue
-from mpisign.methods.rivals import BASELINES
+from mpisign.methods.table import METHODS
 from mpisign.network import cost, traffic
 from mpisign.network.cost import Curve, Rates
 from mpisign.report import projection, records
@@ -26,10 +24,12 @@ def points_of(*runs):
 def test_the_model_knows_every_vote_and_every_plain_all_reduce():
     assert list(traffic.PHASES) == list(EXCHANGES)
     assert [cost.METHODS[name].exchange for name in cost.VOTES] == list(EXCHANGES)
-    assert set(cost.VOTES) == {name for name, vote in catalogue.VOTES.items() if vote.backend is None}
+    assert set(cost.VOTES) == {f"vote-{name}" for name in EXCHANGES} <= set(METHODS)
     dense = {name: how.size for name, how in cost.METHODS.items() if isinstance(how, cost.Dense)}
-    assert dense == {name: BASELINES[name].wire_bytes([(1,)]) for name in dense}
-    assert set(BASELINES) - set(dense) == {"none", "powersgd-2", "powersgd-4"}
+    # An all-reduce makes each of two ranks send as many bytes as go into it.
+    assert dense == {name: METHODS[name].traffic([(1,)], "positive", (0, 1)).max() for name in dense}
+    left = {name for name, method in METHODS.items() if method.kind != "vote"} - set(dense)
+    assert left == {"none", "powersgd-2", "powersgd-4"}
 
 
 @pytest.mark.parametrize("tie", ["positive", "zero"])
@@ -59,10 +59,7 @@ def test_the_bytes_are_the_formulas(P, d, tie):
 def test_the_bytes_are_what_the_exchange_books_at_its_busiest_rank(name, P):
     d = 12345
     taken = cost.terms(name, P, d, nodes=P).bytes
-    if name not in cost.VOTES:
-        sent = traffic.all_reduce(BASELINES[name].wire_bytes([(d,)]), P)
-    else:
-        sent = traffic.vote(cost.METHODS[name].exchange, sizes.words_for(d), "positive", range(P))
+    sent = METHODS[name].traffic([(d,)], "positive", range(P))
     # A server's gather and broadcast follow each other; all else is sent and received at once.
     assert taken == (sent[0].sum() if name == "vote-server" else sent.max())
 

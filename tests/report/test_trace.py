@@ -230,6 +230,7 @@ JUMPING = """
 import contextlib, sys, time
 from mpi4py import MPI
 from mpisign.bench import __main__ as bench
+from mpisign.methods import means
 from mpisign.ranks import agreement, launch, patience
 from mpisign.voting import truth
 JUMP, real, jumped = 1e6, time.perf_counter, [0.0]
@@ -249,7 +250,7 @@ patience.quiet_barrier = jumping(patience.quiet_barrier)
 for name in ("wrong_signs", "plain_vote"):
     setattr(truth, name, jumping(getattr(truth, name)))
 agreement.differs = jumping(agreement.differs)
-truth.Mean.wrong = jumping(truth.Mean.wrong)
+means.Mean.wrong = jumping(means.Mean.wrong)
 sys.exit(bench.main(sys.argv[1:]))
 """
 

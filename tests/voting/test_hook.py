@@ -1,6 +1,5 @@
 """Collective: run under mpirun. The vote through DistributedDataParallel is the paper's update, on every rank."""
 
-import math
 import threading
 
 import numpy as np
@@ -12,12 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mpisign
-from mpisign.bench.contest import Contest, play
 from mpisign.coding import coding
 from mpisign.coding.ties import TIES
-from mpisign.methods.catalogue import METHODS, needs_nccl
-from mpisign.methods.rivals import BASELINES
-from mpisign.ranks import agreement
 from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES
@@ -234,131 +229,6 @@ def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
     return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
 
 
-def methods():
-    return tuple(name for name in METHODS if not needs_nccl(name))
-
-
-HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
-
-
-@pytest.mark.parametrize(("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ADVERSARIES)])
-def test_every_method_passes_the_check(comm, rule, momentum, adversary):
-    mine = adversary if comm.rank % 2 else None
-    contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
-    for iteration in range(3):
-        held = held_buckets(comm, seed=100 * iteration)
-        kept = [bucket.tensor.clone() for bucket in held]
-        samples = list(contest.round(iteration, held))
-        assert sorted(sample["method"] for sample in samples) == sorted(methods())
-        assert [sample["wrong"] for sample in samples] == [0] * len(samples)
-        assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(held, kept, strict=True))
-        contest.apply(iteration, held)
-        assert agreement.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
-    contest.close()
-
-
-def test_methods_are_played_in_another_order_each_time_the_same_on_all_ranks(comm):
-    contest = Contest(comm, methods(), momentum=0.9, tie="positive", seed=1)
-    orders = [[sample["method"] for sample in contest.round(i, held_buckets(comm))] for i in range(3)]
-    contest.close()
-    assert len({tuple(order) for order in orders}) == 3
-    assert all(other == orders for other in comm.allgather(orders))
-
-
-@pytest.mark.parametrize(
-    "method", ["mpi", "gloo", "fp16", "bf16", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo"]
-)
-def test_a_wrong_result_is_counted(comm, method):
-    """One coordinate, on the last rank alone."""
-    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
-    hook, state = contest.hooks[method]
-
-    def faulty(state, bucket):
-        future = hook(state, bucket)
-        if bucket.is_last():
-            future.wait()
-        if bucket.is_last() and comm.rank == comm.size - 1:
-            bucket.buffer()[-1] *= -1.5
-        return future
-
-    contest.hooks[method] = faulty, state
-    (sample,) = contest.round(0, held_buckets(comm))
-    contest.close()
-    # Nobody can say what a lossy method ought to give, only that all ranks get the same.
-    assert sample["wrong"] >= (method != "powersgd-2" or comm.size > 1)
-
-
-def overlapped_round(comm, contest, method, iteration):
-    with contest.overlapping(method, iteration):
-        for future in [play(contest, bucket) for bucket in held_buckets(comm, (1, 65, 200_000), seed=iteration)]:
-            future.wait()
-    return contest.wrong_overlapped(method)
-
-
-@pytest.mark.parametrize(
-    ("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ("delayed", "random", "scale"))]
-)
-def test_every_overlapped_method_passes_the_check(comm, rule, momentum, adversary):
-    mine = adversary if comm.rank % 2 else None
-    contest = Contest(comm, methods(), momentum=momentum, tie=rule, seed=3, adversary=mine)
-    wrong = {method: [overlapped_round(comm, contest, method, i) for i in range(3)] for method in methods()}
-    contest.close()
-    assert wrong == {method: [0, 0, 0] for method in methods()}
-
-
-@pytest.mark.parametrize(
-    "method", ["mpi", "gloo", "fp16", "bf16", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo"]
-)
-def test_a_wrong_overlapped_result_is_counted(comm, method):
-    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
-    hook, state = contest.hooks[method]
-
-    def faulty(state, bucket):
-        future = hook(state, bucket)
-        if bucket.is_last():
-            future.wait()
-            if comm.rank == comm.size - 1:
-                bucket.buffer()[:] *= -1.5
-        return future
-
-    contest.hooks[method] = faulty, state
-    least = int(comm.size > 1) if method == "powersgd-2" else 10_000
-    assert overlapped_round(comm, contest, method, 0) >= least
-    contest.close()
-
-
-@pytest.mark.parametrize("method", ["mpi", "gloo", "fp16", "bf16"])
-def test_a_rank_that_is_left_out_is_noticed(comm, method):
-    contest = Contest(comm, (method,), momentum=0.9, tie="positive", seed=1)
-    assert contest.probe(torch.device("cpu")) == 0
-    hook, state = contest.hooks[method]
-
-    def without_the_last(state, bucket):
-        if comm.rank == comm.size - 1:
-            bucket.buffer().zero_()
-        return hook(state, bucket)
-
-    contest.hooks[method] = without_the_last, state
-    assert contest.probe(torch.device("cpu")) >= 64 * comm.size
-    contest.close()
-
-
-def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
-    model = small_model()
-    replica = parallel(model)
-    contest = Contest(comm, ("none",), momentum=0.9, tie="positive", seed=1)
-    replica.register_comm_hook(contest, play)
-    for step in range(2):
-        model.zero_grad()
-        loss_of(replica, comm.rank, step).backward()
-        assert contest.held[-1].last
-        assert sum(bucket.tensor.numel() for bucket in contest.held) == sum(p.numel() for p in model.parameters())
-        alone = torch.autograd.grad(loss_of(model, comm.rank, step), list(model.parameters()))
-        assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
-    assert len(contest.held) > 1
-    contest.close()
-
-
 WITHOUT_COUNTERS = [name for name, exchange in EXCHANGES.items() if not exchange.counts]
 
 
@@ -402,27 +272,6 @@ def test_a_process_group_sums_no_counters(comm):
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
         plan_for(group, "reduce", 5, "positive", 0, torch.device("cpu"))
     group.Free()
-
-
-def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):
-    """In its third step, the first that compresses: convolution, matrix, thin matrix and vectors."""
-    shapes = [(64, 32, 3, 3), (300, 200), (3, 50), (64,), (1, 1)]
-    contest = Contest(comm, ("powersgd-4",), momentum=0.0, tie="positive", seed=1)
-    booked, all_reduce = [], dist.all_reduce
-
-    def counted(tensor, *arguments, **named):
-        booked.append(tensor.numel() * tensor.element_size())
-        return all_reduce(tensor, *arguments, **named)
-
-    for step in range(3):
-        flat = torch.randn(sum(map(math.prod, shapes)), generator=torch.Generator().manual_seed(step + comm.rank))
-        parts = [torch.empty(shape) for shape in shapes]
-        if step == 2:
-            monkeypatch.setattr(dist, "all_reduce", counted)
-        (sample,) = contest.round(step, [HeldBucket(0, flat, parts, True)])
-        assert sample["wrong"] == 0
-    contest.close()
-    assert sum(booked) == BASELINES["powersgd-4"].wire_bytes(shapes)
 
 
 def test_nan_votes_plus_one(comm):

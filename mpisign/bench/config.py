@@ -1,0 +1,61 @@
+"""What is asked of a run of the bench: its options, and nothing that needs torch or MPI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..coding.ties import TIES
+from ..methods.table import METHODS
+from ..ranks import options
+from ..ranks.options import fraction, names, natural, not_negative, option, positive
+from ..report import table
+from ..voting.adversary import ADVERSARIES
+from ..voting.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is asked of a run."""
+
+    model: str = option("resnet50", "torchvision's name of a classifier, or tiny", metavar="NAME")
+    batch_size: int = option(None, "pictures a rank (default: 1 on CPUs, 32 on CUDA)", type=positive, metavar="N")
+    image_size: int = option(224, "height and width of the pictures", type=positive, metavar="N")
+    data: str = option("", "a folder of class folders with pictures (default: synthetic ones)", metavar="PATH")
+    methods: tuple[str, ...] = option(
+        (),
+        f"which, with commas between (default: all that can run): {', '.join(METHODS)}",
+        type=names(tuple(METHODS)),
+        metavar="NAME,...",
+    )
+    schedule: str = option(
+        "serial",
+        "serial: backward, then the exchange, so that all methods share one gradient; overlap: each exchanges during "
+        "a backward of its own, as in training",
+        choices=SCHEDULES,
+    )
+    iterations: int = option(10, "measured iterations, or the least number with --until", type=positive, metavar="N")
+    until: float | None = option(
+        None,
+        "go on until the interval of every speed-up is as narrow as this share of it to each side, such as 0.02",
+        type=fraction,
+        metavar="SHARE",
+    )
+    time_cap: float = option(600.0, "with --until: but no longer (a sweep: all sizes)", type=not_negative, metavar="S")
+    warmup: int = option(2, "iterations before them", type=natural, metavar="N")
+    tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
+    momentum: float = option(0.9, "each worker's momentum, before the sign", type=fraction, metavar="BETA")
+    bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
+    adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
+    adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
+    share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")
+    seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
+    output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
+    format: str = option("table", "of what is printed", choices=table.FORMATS)
+    per_iteration: bool = option(False, "print each iteration too")
+    trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
+    sizes: tuple[int, ...] = option(
+        (),
+        "no model: sweep vectors of these sizes (bytes of fp32), such as 1K:256M, or 1K:256M:2 to double",
+        type=options.sizes,
+        metavar="LOW:HIGH[:FACTOR]",
+    )

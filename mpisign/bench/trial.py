@@ -1,0 +1,45 @@
+"""A model in training, whose gradients the methods exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ..ranks import clock
+from ..ranks.clock import Spans
+from ..workload import models
+from .turn import Turn, play
+
+if TYPE_CHECKING:
+    from ..workload.data import Batch
+
+
+class Trial:
+    """A model in training: its replica, its optimizer, and the spans of its own work."""
+
+    def __init__(self, config: dict[str, Any], turn: Turn, *, device: torch.device, batches: Iterator[Batch]) -> None:
+        self.device, self.batches = device, batches
+        torch.manual_seed(config["seed"])
+        self.model = models.build(config["model"], config["image_size"]).to(device)
+        self.replica = models.parallel(self.model, config["bucket_mb"])
+        self.replica.register_comm_hook(turn, play)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=1e-4)  # the paper's
+        self.spans = Spans(turn.spans.traced)
+
+    def backward(self) -> None:
+        """Compute the gradient of the next batch; `play` gets it."""
+        self.optimizer.zero_grad()
+        with clock.timed(self.spans, "data", self.device):
+            pictures, labels = (part.to(self.device) for part in next(self.batches))
+        with clock.timed(self.spans, "forward", self.device):
+            loss = cross_entropy(self.replica(pictures), labels)
+        with clock.timed(self.spans, "backward", self.device):
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """Apply what is in the gradient."""
+        with clock.timed(self.spans, "step", self.device):
+            self.optimizer.step()

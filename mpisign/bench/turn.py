@@ -1,0 +1,69 @@
+"""Whose turn it is: the hook that DDP calls hands each bucket to one of the methods, or keeps it."""
+
+# No postponed annotations here: DDP looks at those of its hooks.
+import time
+
+import torch
+from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
+
+from ..methods.method import Ready
+from ..ranks.clock import Spans
+from ..voting.bucket import HeldBucket
+from .pieces import Pieces
+
+
+def play(turn: "Turn", bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """Hand a bucket to the method whose turn it is: a DDP communication hook.
+
+    Without one, the buckets of the step are kept in `turn.held` and nothing is sent.
+    """
+    return turn.take(HeldBucket(bucket.index(), bucket.buffer(), bucket.parameters(), bucket.is_last()))
+
+
+class Turn:
+    """The state of `play`: the method whose turn it is, and the buckets of a backward that was nobody's turn."""
+
+    def __init__(self, spans: Spans, pieces: Pieces) -> None:
+        self.spans, self.pieces = spans, pieces
+        self.held: list[HeldBucket] = []
+        self._ready: Ready | None = None
+        self._name, self._step = "", 0
+        self._marks: list[float] = []  # when the exchange of each bucket began and ended, if traced
+
+    def give(self, name: str, ready: Ready, *, step: int) -> None:
+        """Let a method exchange the buckets of the next backward, as those of this step."""
+        ready.set_schedule("overlap")
+        ready.set_step(step)
+        self.pieces.begin(ready, step)
+        self._name, self._ready, self._step, self._marks = name, ready, step, []
+
+    def end(self) -> None:
+        """Let it be nobody's turn."""
+        if self._ready is not None:
+            self._ready.set_schedule("serial")
+            self.pieces.end(self._ready)
+        if self._marks:  # buckets may be under way side by side, which one row of a time line cannot show
+            began = min(self._marks)
+            self.spans.mark("exchange", self._name, began, max(self._marks) - began)
+        self._ready, self._marks = None, []
+
+    def take(self, bucket: HeldBucket) -> torch.futures.Future[Tensor]:
+        """Do what `play` says."""
+        ready = self._ready
+        if ready is None:
+            self.held = [bucket] if bucket.number == 0 else [*self.held, bucket]
+            done: torch.futures.Future[Tensor] = torch.futures.Future()
+            done.set_result(bucket.tensor)
+            return done
+        ready.lie(bucket.tensor, bucket=bucket.number, step=self._step)
+        self.pieces.keep(ready, bucket)
+        if not self.spans.traced or ready.times_itself:
+            return ready(bucket)
+        self._marks.append(time.perf_counter())
+        return ready(bucket).then(self._exchanged)
+
+    def _exchanged(self, future: torch.futures.Future[Tensor]) -> Tensor:
+        """Note when a rival is done with a bucket; with NCCL, when it has handed the bucket to the device."""
+        self._marks.append(time.perf_counter())
+        return future.value()

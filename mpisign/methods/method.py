@@ -1,0 +1,106 @@
+"""A method's record, and what a method can do when it is ready to exchange. Needs neither torch nor MPI."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ..coding.ties import Tie
+from ..ranks.clock import Spans
+
+if TYPE_CHECKING:
+    import torch
+    from mpi4py import MPI
+    from torch import Tensor
+
+    from ..network.traffic import Traffic
+    from ..voting.adversary import Traitor
+    from ..voting.bucket import Bucket
+
+Hook = Callable[[Any, Any], "torch.futures.Future[Tensor]"]
+Shapes = Sequence[tuple[int, ...]]  # of the tensors of a bucket
+See = Callable[[int, "Tensor", Tie], None]  # a bucket's number, the words that were sent, the tie rule of their vote
+
+Kind = Literal["ceiling", "rival", "vote"]
+NCCL, MATRICES = "nccl", "matrices"  # what a method may need
+
+
+class Truth(NamedTuple):
+    """What the result of a method is held to."""
+
+    of: Literal["nothing", "same", "mean", "vote"]  # "same": nothing is known but that all ranks get the same bits
+    roundoff: float = 0.0  # of a mean's arithmetic, relative
+    underflow: float = 0.0  # what an operation of a mean may lose near 0, absolute
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms the methods of a run exchange: the same on all ranks, but for `adversary` and `spans`."""
+
+    momentum: float = 0.9  # each worker's, before the sign
+    tie: str = "positive"
+    seed: int = 0
+    adversary: str | None = None  # what this rank sends instead of its votes and gradients; None: it is honest
+    spans: Spans = field(default_factory=Spans)  # collects the times of pack, vote, unpack and each collective
+    takes_device_memory: bool = False  # MPI does
+
+
+class Ready:
+    """A method that is ready on this rank: call it with a bucket, and it exchanges.
+
+    `hook` is a communication hook of DistributedDataParallel, `state` what it gets. The functions below steer an
+    exchange; here they do what a dense method needs. `ready` fills in `method` and `traitor`.
+    """
+
+    times_itself = False  # adds the parts of an exchange to Terms.spans
+    method: Method
+    traitor: Traitor | None = None  # whose gradients this rank sends, if it lies
+
+    def __init__(self, hook: Hook, state: Any = None) -> None:
+        self.hook, self.state = hook, state
+
+    def __call__(self, bucket: Any) -> torch.futures.Future[Tensor]:
+        return self.hook(self.state, bucket)
+
+    def set_schedule(self, schedule: str) -> None:
+        """Exchange during backward, beside it ("overlap"), or when it is done ("serial")."""
+
+    def set_step(self, step: int) -> None:
+        """Make the next exchange the one of that step: coins and traitors depend on it."""
+
+    def lie(self, gradient: Tensor, *, bucket: int, step: int) -> bool:
+        """Replace the gradient of a bucket, in place, if this rank is a traitor; tell whether it is.
+
+        A vote's hook does this to its words by itself, so here it does nothing then.
+        """
+        if self.traitor is None:
+            return False
+        from ..coding.coding import on_host
+
+        with on_host(gradient) as host:
+            self.traitor.lie_in_gradient(host.numpy(), bucket, step)
+        return True
+
+    def momentum_of(self, bucket: Bucket) -> Tensor | None:
+        """Return the momentum of a bucket, which the exchange changes; None where there is none."""
+        return None
+
+    def observe(self, see: See | None) -> None:
+        """Call `see` when the words of a bucket are sent, perhaps in another thread; None ends that."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is known of a method without running it."""
+
+    name: str
+    kind: Kind  # "ceiling" sends nothing, a "rival" averages gradients, a "vote" votes on their signs
+    summary: str
+    make: Callable[[MPI.Comm, Terms, contextlib.ExitStack], Ready]  # collective; the stack frees what it holds
+    traffic: Callable[[Shapes, str, Sequence[int]], Traffic]  # shapes of a bucket, tie rule, each rank's node number
+    truth: Truth
+    needs: frozenset[str] = frozenset()  # of NCCL and MATRICES
+    unasked: str = ""  # why it is left out on CPUs unless it is asked for
+    keeps_state: bool = False  # between steps, which checkpoints do not have

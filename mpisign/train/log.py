@@ -1,0 +1,95 @@
+"""The log of a training: JSON lines, which outlive a full disk and a killed job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..report import records
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """Return a line of a log; nothing of one that a killed job left half-written."""
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+class Log:
+    """The lines of a run, in `log.jsonl`; on rank 0. What can't be written now, on a full disk, is kept for later."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fault = ""  # why the last line could not be written, or empty
+        self._waiting: list[str] = []
+
+    def begin(self, head: dict[str, Any], *, epoch: int, step: int) -> None:
+        """Write the first line anew, and keep of an older log what came before that epoch and step."""
+        kept = []
+        with contextlib.suppress(FileNotFoundError):
+            lines = map(_parsed, self.path.read_text().splitlines())
+            kept = [line for line in lines if (line.get("type") == "iteration" and line["step"] <= step)
+                    or (line.get("type") == "epoch" and line["epoch"] < epoch)]  # fmt: skip
+        records.write(self.path, [json.dumps(line) for line in (head, *kept)])
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line."""
+        self._waiting.append(json.dumps(line) + "\n")
+        if len(self._waiting) >= 20 or line["type"] == "epoch":
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; a failure is told once."""
+        try:
+            size = self.path.stat().st_size
+            try:
+                with self.path.open("a") as file:
+                    file.writelines(self._waiting)
+            except OSError:
+                with contextlib.suppress(OSError), self.path.open("r+") as file:
+                    file.truncate(size)  # no half line
+                raise
+            self._waiting, self.fault = [], ""
+        except OSError as error:
+            if not self.fault:
+                print(
+                    f"mpisign.train: WARNING: the log could not be written: {error}; its lines are kept for later",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self.fault = str(error)
+
+
+class Progress:
+    """Keeps the lines of a run, and shows how it goes: an epoch in one line, a step in a bar. On rank 0."""
+
+    def __init__(self, log: Log, *, steps: int, epochs: int) -> None:
+        from tqdm import tqdm
+
+        self.log, self.epochs = log, epochs
+        self._bar = tqdm(total=steps, disable=not sys.stderr.isatty(), leave=False, unit="step")
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Keep a line, and show it."""
+        self.log.add(line)
+        if line["type"] == "epoch":
+            with self._bar.external_write_mode():
+                self._print_epoch(line)
+        else:
+            self._bar.n = line["step"]
+            self._bar.set_postfix(loss=line["loss"])
+
+    def _print_epoch(self, line: dict[str, Any]) -> None:
+        skipped = f", {line['skipped']} pictures left out" if line["skipped"] else ""
+        print(f"epoch {line['epoch'] + 1}/{self.epochs}: loss {line['loss']:.4f}, validation loss "
+              f"{line['validation_loss']:.4f}, top-1 {line['top1']:.2%}, top-5 {line['top5']:.2%}, "
+              f"{line['images_per_s']:.4g} images/s, {line['seconds']:.4g} s{skipped}", flush=True)  # fmt: skip
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

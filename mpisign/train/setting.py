@@ -1,0 +1,117 @@
+"""Where a training takes place: the machine, the pictures, and the folder of its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..methods.method import NCCL, Terms
+from ..methods.table import METHODS
+from ..ranks import place
+from ..report import records
+from ..voting.adversary import traitors
+from ..workload import models
+from ..workload.data import Pictures, augmentation, evaluation
+from . import checkpoint
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from ..ranks.place import Place
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a training takes place: settled once, on each rank, before anything is exchanged."""
+
+    config: Recipe
+    place: Place
+    train: Pictures
+    validate: Pictures
+    adversary: str | None
+    folder: Path
+    resume: Path | None  # the checkpoint to go on from; rank 0 knows
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms gradients are exchanged; each time with spans of their own."""
+        config = self.config
+        return Terms(config.momentum, config.tie, config.seed, self.adversary,
+                     takes_device_memory=self.place.takes_device_memory)  # fmt: skip
+
+
+def settle(config: Recipe, comm: MPI.Comm) -> Setting:
+    """Look at the machine, collectively, then check the arguments: a fault may raise on one rank alone.
+
+    Raises:
+        ValueError: an argument can't be met; it is named.
+
+    """
+    here = place.find(comm, config.share_gpus)
+    if config.votes and config.optimizer != "sgd":
+        raise ValueError(f"optimizer: {config.optimizer} needs the mean of the gradients, a vote is applied by sgd")
+    if NCCL in METHODS[config.method].needs and here.without_nccl:
+        raise ValueError(f"method: {config.method} cannot run: {here.without_nccl}")
+    if not 0 < config.bucket_mb < math.inf:
+        raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
+    if not config.lr_step:
+        raise ValueError("lr_step: must be above 0")
+    guilty = traitors(config.adversaries, comm.size, config.seed)
+    models.check(config.model, config.image_size, config.batch_size)
+    if not config.data:
+        raise ValueError("data: tell the folder of the pictures (--data PATH)")
+    train = Pictures(Path(config.data, "train"), augmentation(config.image_size), config.seed, config.image_size)
+    validate = Pictures(Path(config.data, "val"), evaluation(config.image_size), config.seed, config.image_size)
+    if train.classes != validate.classes:
+        raise ValueError(
+            f"data: train/ and val/ have different classes: {_difference(train.classes, validate.classes)}"
+        )
+    if len(train) < config.batch_size * comm.size:
+        raise ValueError(f"batch_size: {config.batch_size} pictures on each of {comm.size} ranks are more than the "
+                         f"{len(train)} in {config.data}/train")  # fmt: skip
+    date = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.output or f"runs/{date}-{config.model}-{config.method}")
+    if config.resume and not config.output:
+        raise ValueError("resume: tell the folder of the run to go on with (--output FOLDER)")
+    resume = None
+    if comm.rank == 0:
+        resume = next(reversed(checkpoint.saved(folder)), None)
+        _check_output(folder, config.resume)
+    adversary = config.adversary if comm.rank in guilty else None
+    return Setting(config, here, train, validate, adversary, folder, resume)
+
+
+def _difference(some: list[str], others: list[str]) -> str:
+    return ", ".join(sorted(set(some) ^ set(others))[:5]) or "their order"
+
+
+def _check_output(folder: Path, resume: bool) -> None:
+    fault = records.unwritable(folder / "log.jsonl")
+    if fault:
+        raise ValueError(f"output: {fault}")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"output: {folder} is not empty; --resume goes on with what is in it")
+
+
+def check_agreed(comm: MPI.Comm, pictures: Pictures, part: str) -> None:
+    """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
+    everyone = comm.allgather(pictures.fingerprint())
+    for rank, other in enumerate(everyone):
+        if other != everyone[0]:
+            what = "other names than rank 0"
+            if other[:2] != everyone[0][:2]:
+                what = "{} classes and {} pictures, rank 0 {} and {}".format(*other[:2], *everyone[0][:2])
+            raise ValueError(f"data: rank {rank} sees {what} in {part}/")
+
+
+def head_of(setting: Setting) -> dict[str, Any]:
+    """Return the first line of a log."""
+    config = dataclasses.asdict(setting.config) | {"data": Path(setting.config.data).name}
+    del config["output"], config["resume"]
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"type": "train", "format": 1, "created": created, "config": config, "machine": setting.place.machine}

@@ -1,0 +1,223 @@
+"""Collective: run under mpirun. Every method passes the check of a contest, and planted faults do not."""
+
+import contextlib
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mpisign.bench.contest import Contest
+from mpisign.bench.turn import play
+from mpisign.coding.ties import TIES
+from mpisign.methods.method import NCCL, Terms
+from mpisign.methods.table import METHODS, ready
+from mpisign.ranks import agreement
+from mpisign.ranks.group import process_group
+from mpisign.voting.adversary import ADVERSARIES
+from mpisign.voting.bucket import HeldBucket
+
+pytestmark = pytest.mark.mpi
+
+ABLE = tuple(name for name, method in METHODS.items() if NCCL not in method.needs)
+VOTES = tuple(name for name in ABLE if METHODS[name].kind == "vote")
+CHECKED = ("mpi", "gloo", "fp16", "bf16", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo")
+HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_distributed(comm):
+    torch.set_num_threads(1)
+    with process_group(comm, "gloo", one_node=True):
+        yield
+
+
+@contextlib.contextmanager
+def contest_of(comm, *names, **terms):
+    terms = Terms(seed=3, **terms)
+    with ready(comm, {name: METHODS[name] for name in names}, terms) as methods:
+        yield Contest(comm, methods, terms=terms)
+
+
+def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
+    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
+    for vector in vectors:
+        vector[::5] = 0.0
+    last = len(sizes) - 1
+    return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
+
+
+def overlapped_round(comm, contest, method, iteration):
+    with contest.overlapping(method, iteration):
+        buckets = held_buckets(comm, (1, 65, 200_000), seed=iteration)
+        for future in [play(contest.turn, bucket) for bucket in buckets]:
+            future.wait()
+    return contest.wrong_overlapped(method)
+
+
+@pytest.mark.parametrize(("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ADVERSARIES)])
+def test_every_method_passes_the_check(comm, rule, momentum, adversary):
+    mine = adversary if comm.rank % 2 else None
+    with contest_of(comm, *ABLE, momentum=momentum, tie=rule, adversary=mine) as contest:
+        for iteration in range(3):
+            held = held_buckets(comm, seed=100 * iteration)
+            kept = [bucket.tensor.clone() for bucket in held]
+            samples = list(contest.round(iteration, held))
+            assert sorted(sample["method"] for sample in samples) == sorted(ABLE)
+            assert [sample["wrong"] for sample in samples] == [0] * len(samples)
+            assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(held, kept, strict=True))
+            contest.apply(iteration, held)
+            assert agreement.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
+
+
+@pytest.mark.parametrize(
+    ("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ("delayed", "random", "scale"))]
+)
+def test_every_overlapped_method_passes_the_check(comm, rule, momentum, adversary):
+    mine = adversary if comm.rank % 2 else None
+    with contest_of(comm, *ABLE, momentum=momentum, tie=rule, adversary=mine) as contest:
+        wrong = {method: [overlapped_round(comm, contest, method, i) for i in range(3)] for method in ABLE}
+    assert wrong == {method: [0, 0, 0] for method in ABLE}
+
+
+def test_methods_are_played_in_another_order_each_time_the_same_on_all_ranks(comm):
+    with contest_of(comm, *ABLE) as contest:
+        orders = [[sample["method"] for sample in contest.round(i, held_buckets(comm))] for i in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(other == orders for other in comm.allgather(orders))
+
+
+def spoil(comm, method, *, before=None, after=None):
+    """Let the last rank alone do something to each last bucket before or after the exchange."""
+    hook, faulty = method.hook, comm.rank == comm.size - 1
+
+    def spoilt(state, bucket):
+        if before and faulty and bucket.is_last():
+            before(bucket.buffer())
+        future = hook(state, bucket)
+        if after and bucket.is_last():
+            future.wait()
+            if faulty:
+                after(bucket.buffer())
+        return future
+
+    method.hook = spoilt
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_wrong_result_is_counted(comm, name):
+    """One coordinate, on the last rank alone; and of an overlapped exchange a whole bucket."""
+    with contest_of(comm, name) as contest:
+        spoil(comm, contest.methods[name], after=lambda buffer: buffer[-1:].mul_(-1.5))
+        (sample,) = contest.round(0, held_buckets(comm))
+    assert sample["wrong"] >= 1
+    with contest_of(comm, name) as contest:
+        spoil(comm, contest.methods[name], after=lambda buffer: buffer.mul_(-1.5))
+        assert overlapped_round(comm, contest, name, 0) >= 10_000
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_words_that_are_not_those_of_the_gradient_are_counted(comm, momentum):
+    """The vote on them is right: what is wrong is what the last rank sends."""
+    with contest_of(comm, *VOTES, momentum=momentum) as contest:
+        for vote in contest.methods.values():
+            spoil(comm, vote, before=torch.Tensor.neg_)
+        for sample in contest.round(0, held_buckets(comm)):
+            assert sample["wrong"] == 800, sample  # every fifth of a thousand is 0, whose sign stays
+        for name in VOTES:
+            assert overlapped_round(comm, contest, name, 0) >= 20_000, name
+
+
+def test_a_vote_that_was_not_taken_is_counted(comm):
+    with contest_of(comm, "none", *VOTES) as contest:
+        for name in VOTES:
+            contest.methods[name].hook = contest.methods["none"].hook
+        for sample in contest.round(0, held_buckets(comm)):
+            assert sample["wrong"] >= comm.size * sum((1, 64, 65, 1000)) or sample["method"] == "none", sample
+        for name in VOTES:
+            assert overlapped_round(comm, contest, name, 0) >= comm.size * (1 + 65 + 1024 * 64), name
+
+
+@pytest.mark.parametrize("adversary", [None, "delayed"])
+def test_the_words_are_left_as_they_were_sent(comm, adversary):
+    """So a check may look at them when the clock has stopped."""
+    with contest_of(comm, *VOTES, adversary=adversary) as contest:
+        for name in VOTES:
+            vote, seen = contest.methods[name], []
+            vote.observe(lambda number, words, tie, seen=seen: seen.append((words, words.clone())))
+            for step in range(2):
+                seen.clear()
+                for future in [vote(bucket) for bucket in held_buckets(comm, seed=step)]:
+                    future.wait()
+                assert len(seen) == 4
+                assert all(torch.equal(words, copy) for words, copy in seen)
+
+
+def test_a_check_changes_nothing_of_a_votes_state(comm):
+    adversary = "delayed" if comm.rank else None
+    with contest_of(comm, "vote-alltoall", adversary=adversary) as contest:
+        state = contest.methods["vote-alltoall"].state
+        for iteration in range(2):
+            buckets = held_buckets(comm, (1, 65, 200_000), seed=iteration)
+            with contest.overlapping("vote-alltoall", iteration):
+                for future in [play(contest.turn, bucket) for bucket in buckets]:
+                    future.wait()
+            steps, memory = state.steps, repr(state.traitor.memory) if state.traitor else None
+            momentum = [state.momentum_of(bucket).clone() for bucket in buckets]
+            assert contest.wrong_overlapped("vote-alltoall") == 0
+            assert state.steps == steps == iteration + 1
+            assert memory == (repr(state.traitor.memory) if state.traitor else None)
+            assert all(torch.equal(state.momentum_of(b), kept) for b, kept in zip(buckets, momentum, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mpi", "gloo", "fp16", "bf16"])
+def test_a_rank_that_is_left_out_is_noticed(comm, name):
+    with contest_of(comm, name) as contest:
+        assert contest.probe(torch.device("cpu")) == 0
+        spoil(comm, contest.methods[name], before=torch.Tensor.zero_)
+        assert contest.probe(torch.device("cpu")) >= 64 * comm.size
+
+
+def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(33, 3000), nn.ReLU(), nn.Linear(3000, 101), nn.ReLU(), nn.Linear(101, 3))
+    replica = DistributedDataParallel(model, bucket_cap_mb=0.1, gradient_as_bucket_view=True)
+
+    def loss_of(model, step):
+        noise = torch.Generator().manual_seed(1000 * step + comm.rank)
+        return model(torch.randn(5, 33, generator=noise)).square().mean()
+
+    with contest_of(comm, "none") as contest:
+        replica.register_comm_hook(contest.turn, play)
+        for step in range(2):  # two buckets from the second step on
+            model.zero_grad()
+            loss_of(replica, step).backward()
+            held = contest.turn.held
+            assert held[-1].last
+            assert sum(bucket.tensor.numel() for bucket in held) == sum(p.numel() for p in model.parameters())
+            alone = torch.autograd.grad(loss_of(model, step), list(model.parameters()))
+            assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
+        assert len(held) > 1
+
+
+def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):
+    """In its third step, the first that compresses: convolution, matrix, thin matrix and vectors."""
+    shapes = [(64, 32, 3, 3), (300, 200), (3, 50), (64,), (1, 1)]
+    sent, all_reduce = [], dist.all_reduce
+
+    def counted(tensor, *arguments, **named):
+        sent.append(tensor.numel() * tensor.element_size())
+        return all_reduce(tensor, *arguments, **named)
+
+    with contest_of(comm, "powersgd-4", momentum=0.0) as contest:
+        for step in range(3):
+            flat = torch.randn(sum(map(math.prod, shapes)), generator=torch.Generator().manual_seed(step + comm.rank))
+            parts = [torch.empty(shape) for shape in shapes]
+            if step == 2:
+                monkeypatch.setattr(dist, "all_reduce", counted)
+            (sample,) = contest.round(step, [HeldBucket(0, flat, parts, True)])
+            assert sample["wrong"] == 0
+    # An all-reduce makes each of two ranks send as many bytes as go into it.
+    assert sum(sent) == METHODS["powersgd-4"].traffic(shapes, "positive", (0, 1)).max()
