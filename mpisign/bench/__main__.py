@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..coding.ties import TIES
 from ..methods.catalogue import METHODS, needs_nccl
-from ..methods.rivals import BASELINES, REFERENCES
+from ..methods.rivals import BASELINES, LOSSY, REFERENCES
 from ..ranks import agreement, launch, options
 from ..ranks.options import fraction, names, natural, not_negative, option, positive
 from ..report import records, table
@@ -162,8 +162,16 @@ def new_run(setting: Setting) -> records.Run:
     return records.Run({
         "type": "run", "format": records.FORMAT, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": config, "machine": setting.place.machine, "methods": list(setting.methods),
+        "kinds": {name: _kind(name) for name in setting.methods},
+        "lossy": [name for name in setting.methods if name in BASELINES and BASELINES[name].roundoff == LOSSY],
         "skipped": setting.skipped, "baseline": baseline, "traffic": {},
     })  # fmt: skip
+
+
+def _kind(method: str) -> str:
+    if method not in BASELINES:
+        return "vote"
+    return "ceiling" if BASELINES[method].roundoff is None else "rival"
 
 
 @contextmanager

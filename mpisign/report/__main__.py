@@ -27,7 +27,7 @@ def compare(old: records.Run, new: records.Run) -> table.Part:
     for size in new.head["config"]["sizes"] or [None]:
         before, after = (rows.overlapped_samples(run) or rows.comm_samples(run, size) for run in (old, new))
         for method in new.head["methods"]:
-            if method not in before or method == "none":
+            if method not in before or new.kinds[method] == "ceiling":
                 continue
             ratio = statistics.median_ratio(before[method], after[method])
             medians = (table.milliseconds(float(np.median(run[method]))) for run in (before, after))
@@ -145,7 +145,7 @@ def _reported(options: argparse.Namespace) -> int:
 
 
 def _hold_against(path: Path, run: records.Run, baseline: str) -> None:
-    able = [method for method in run.head["methods"] if method != "none"]
+    able = [method for method in run.head["methods"] if run.kinds[method] != "ceiling"]
     if baseline not in able:
         raise ValueError(f"--baseline: {path} has no {baseline}, only {', '.join(able)}")
     run.head["baseline"] = baseline

@@ -10,7 +10,7 @@ import importlib.util
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,19 +103,14 @@ def write(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
     return list(drawn)
 
 
-def _kind(method: str) -> str:
-    return "none" if method == "none" else "vote" if method.startswith("vote-") else "rival"
-
-
-def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return how each method is drawn: its colour, marker and line style."""
+def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return how each method, given with its kind, is drawn: its colour, marker and line style."""
     found: dict[str, dict[str, Any]] = {}
-    families: dict[str, dict[str, int]] = {"vote": {}, "rival": {}, "none": {}}  # how many variants each name has
-    for number, method in enumerate(methods):
-        kind = _kind(method)
+    families: dict[str, dict[str, int]] = {"vote": {}, "rival": {}, "ceiling": {}}  # how many variants each name has
+    for number, (method, kind) in enumerate(kinds.items()):
         # vote-alltoall-gloo has the colour of vote-alltoall, powersgd-4 that of powersgd-2
         name = method.split("-")[1 if kind == "vote" else 0]
-        family, colours = families[kind], {"vote": COOL, "rival": WARM, "none": (GREY,)}[kind]
+        family, colours = families[kind], {"vote": COOL, "rival": WARM, "ceiling": (GREY,)}[kind]
         family[name] = family.get(name, 0) + 1
         found[method] = {
             "color": colours[list(family).index(name) % len(colours)],
@@ -133,16 +128,16 @@ def stacked(run: Run) -> Figure:
     names, found = breakdown(run)
     names.append(RIVAL)
     for row in found:
-        row[RIVAL] = row.pop("other") if _kind(row["method"]) == "rival" else 0.0
+        row[RIVAL] = row.pop("other") if run.kinds[row["method"]] == "rival" else 0.0
     if run.head["config"]["schedule"] == "overlap":
-        _exposed(whole, rows(run))
+        _exposed(whole, rows(run), run.kinds)
     else:
         order = ["compute", "step", "wait", *(name for name in names if name not in ("compute", "step", "wait"))]
         _stack(whole, found, order)
         whole.set(title="Iteration", xlabel="ms (mean over ranks, median over iterations)")
     _stack(alone, found, [name for name in names if name not in ("compute", "step", "wait")])
     alone.set(title="The exchange alone", xlabel="ms")
-    _name_rows(whole, methods)
+    _name_rows(whole, methods, run.kinds)
     handles = {
         label: handle
         for axes in (whole, alone)
@@ -162,7 +157,7 @@ def _stack(axes: Axes, found: list[Row], names: Sequence[str]) -> None:
         left += widths
 
 
-def _exposed(axes: Axes, found: list[Row]) -> None:
+def _exposed(axes: Axes, found: list[Row], kinds: Mapping[str, str]) -> None:
     """Draw overlapped iterations: what is exposed of the exchange, behind the rest, and the iteration's interval."""
     parts = {"compute": (PHASES["step"], "the rest of the iteration"), "vote": (COOL[0], "exposed, of a vote"),
              "rival": (WARM[0], "exposed, of a rival")}  # fmt: skip
@@ -172,7 +167,7 @@ def _exposed(axes: Axes, found: list[Row]) -> None:
         rest = iteration.median - exposed
         axes.barh(place, rest, height=0.72, color=parts["compute"][0], edgecolor="white", linewidth=0.4)
         if exposed:
-            axes.barh(place, exposed, left=rest, height=0.72, color=parts[_kind(row["method"])][0])
+            axes.barh(place, exposed, left=rest, height=0.72, color=parts[kinds[row["method"]]][0])
         axes.errorbar(iteration.median, place, xerr=_either_side(iteration), color="black", capsize=3, linewidth=1)
     for colour, label in parts.values():
         axes.barh(0, 0, color=colour, label=label)
@@ -184,24 +179,25 @@ def distribution(run: Run) -> Figure:
     methods = run.head["methods"]
     figure = _figure(run, 1.7 + 0.44 * len(methods))
     left, right = figure.subplots(1, 2, sharey=True)
-    _strips(left, methods, iteration_samples(run))
+    style = looks({method: run.kinds[method] for method in methods})
+    _strips(left, style, iteration_samples(run))
     left.set(title="Iteration", xlabel="ms (the axis need not begin at 0)")
     right.set(title="The exchange alone", xlabel="ms, logarithmic", xscale="log")
-    _strips(right, methods, {name: samples for name, samples in comm_samples(run).items() if name != "none"})
+    sending = {name: samples for name, samples in comm_samples(run).items() if run.kinds[name] != "ceiling"}
+    _strips(right, style, sending)
     _plain(right.xaxis)
-    if "none" in methods:
-        place = methods.index("none")
-        right.text(0.5, place, "sends nothing", transform=right.get_yaxis_transform(), color=GREY, ha="center",
-                   va="center", fontsize=9)  # fmt: skip
-    _name_rows(left, methods)
+    for ceiling in (name for name in methods if run.kinds[name] == "ceiling"):
+        right.text(0.5, methods.index(ceiling), "sends nothing", transform=right.get_yaxis_transform(),
+                   color=GREY, ha="center", va="center", fontsize=9)  # fmt: skip
+    _name_rows(left, methods, run.kinds)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
 
 
-def _strips(axes: Axes, methods: Sequence[str], samples: dict[str, Any]) -> None:
+def _strips(axes: Axes, style: dict[str, dict[str, Any]], samples: dict[str, Any]) -> None:
     """Draw each method's samples in a row; those far beyond all medians at the right edge, with their numbers."""
-    style, spread = looks(methods), np.random.default_rng(0)
+    methods, spread = list(style), np.random.default_rng(0)
     crowd = sum(map(len, samples.values())) > MANY
     middles = {method: median_interval(1e3 * samples[method]) for method in methods if method in samples}
     edge = FAR * max((middle.high for middle in middles.values()), default=0.0)
@@ -234,7 +230,7 @@ def sizes(run: Run) -> Figure:
         points[row["method"]][row["bytes"]] = Median(row["comm_s"], row["comm_low_s"], row["comm_high_s"])
     figure = _figure(run, 6.2)
     axes = figure.subplots()
-    _curves(axes, points)
+    _curves(axes, points, run.kinds)
     ticks = run.head["config"]["sizes"]
     axes.set(
         xlabel="the vector as fp32, bytes (points a little aside of each other)",
@@ -263,6 +259,7 @@ def scaling(runs: Sequence[Run]) -> Figure:
         if asked else {"Iteration": iteration_samples, "The exchange alone": comm_samples}
     )  # fmt: skip
     methods = list(dict.fromkeys(method for run in runs for method in run.head["methods"]))
+    kinds = {method: run.kinds[method] for run in runs for method in run.head["methods"]}
     counts = [run.head["machine"]["ranks"] for run in runs]
     figure = _figure(runs[-1], 5.6, counts)
     for axes, (name, samples_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -270,7 +267,7 @@ def scaling(runs: Sequence[Run]) -> Figure:
         for run, count in zip(runs, counts, strict=True):
             for method, samples in samples_of(run).items():
                 points[method][count] = median_interval(samples)
-        _curves(axes, points)
+        _curves(axes, points, kinds)
         axes.set(
             title=name, xlabel="ranks (points a little aside of each other)", ylabel="ms (median and its 95 % interval)"
         )
@@ -281,9 +278,12 @@ def scaling(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, points: Points) -> None:
+def _curves(axes: Axes, points: Points, kinds: Mapping[str, str]) -> None:
     """Draw each method's medians with their intervals, a little to the side of each other's."""
-    style, places = looks(points), sorted({place for found in points.values() for place in found})
+    style, places = (
+        looks({method: kinds[method] for method in points}),
+        sorted({place for found in points.values() for place in found}),
+    )
     step = min((after / before for before, after in pairwise(places)), default=2.0)
     for number, (method, found) in enumerate(points.items()):
         if found:
@@ -317,12 +317,12 @@ def _figure(run: Run, height: float, counts: Sequence[int] = ()) -> Figure:
     return figure
 
 
-def _name_rows(axes: Axes, methods: Sequence[str]) -> None:
+def _name_rows(axes: Axes, methods: Sequence[str], kinds: Mapping[str, str]) -> None:
     """Write the methods beside their rows, the first on top, in their family's colour."""
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(len(methods) - 0.45, -0.55)
     for label, method in zip(axes.get_yticklabels(), methods, strict=True):
-        label.set_color({"vote": COOL[0], "rival": WARM[0], "none": GREY}[_kind(method)])
+        label.set_color({"vote": COOL[0], "rival": WARM[0], "ceiling": GREY}[kinds[method]])
     for part in axes.figure.axes:
         part.grid(axis="x", color="#e4e4e4")
         part.set_axisbelow(True)

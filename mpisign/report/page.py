@@ -35,6 +35,7 @@ def _section(run: Run) -> dict[str, Any]:
         "title": table.title(run),
         "answer": table.answer_line(run),
         "parts": table.parts(run),
+        "colours": {method: kind for method, kind in run.kinds.items() if kind != "ceiling"},
         "warnings": [note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)],
         "notes": [note for note in notes if not note.startswith(WARNING)],
         "facts": {

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..network import cost
-from ..network.cost import GBIT, METHODS, Curve, Errors, Point, Rates, terms
-from . import charts, projection, records, table
+from ..network.cost import FORMULAS, GBIT, Curve, Errors, Point, Rates, terms
+from . import charts, records, table
 from .records import Run
 from .rows import COMPUTE_SPANS, comm_samples, compute_samples, grouped
 
@@ -30,14 +30,12 @@ if TYPE_CHECKING:
 
 RANKS = tuple(2**k for k in range(1, 13))
 BANDWIDTHS = np.geomspace(0.1, 400, 300)  # Gbit/s
-RESNET50 = 25_557_032
+RESNET50_COORDINATES = 25_557_032
 # Backward computes two products of a layer's size, for its weights and for its inputs, where forward computes one.
 BACKWARD = 2 / 3
 RIVALS = {"fp32": cost.FP32, "bf16": ("bf16",)}
 SCHEDULES = ("serial", "overlapped")
-COLOURS = dict(
-    zip(cost.METHODS, ("black", "dimgrey", "darkgrey", "C5", "C1", "C0", "C3", "C2", "C4", "C6"), strict=True)
-)
+COLOURS = dict(zip(FORMULAS, ("black", "dimgrey", "darkgrey", "C5", "C1", "C0", "C3", "C2", "C4", "C6"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Projection:
 
     def votes(self) -> list[str]:
         """Return the votes that were fitted."""
-        return [name for name in self.rates if name in cost.VOTES]
+        return [name for name in self.rates if name in cost.MODELLED_VOTES]
 
     def rivals(self) -> dict[str, list[str]]:
         """Return the fitted all-reduces by what they send."""
@@ -143,13 +141,13 @@ def settle(options: argparse.Namespace) -> Projection:
 
 def _points(path: Path, run: records.Run) -> list[cost.Point]:
     try:
-        return projection.points(run)
+        return points(run)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def _model(run: records.Run | None, options: argparse.Namespace) -> Model:
-    coordinates, compute_s, share, told = RESNET50, None, BACKWARD, ["backward taken for 2/3 of it"]
+    coordinates, compute_s, share, told = RESNET50_COORDINATES, None, BACKWARD, ["backward taken for 2/3 of it"]
     if run is not None:
         compute_s, share = _compute(run)
         coordinates, told = run.head["coordinates"], [f"a run of {run.head['config']['model']}"]
@@ -235,7 +233,7 @@ def draw(made: Projection) -> Figure:
 
 
 def _line(name: str) -> dict[str, Any]:
-    return {"c": COLOURS[name], "ls": "-" if name in cost.VOTES else "--", "label": name, "lw": 1.3}
+    return {"c": COLOURS[name], "ls": "-" if name in cost.MODELLED_VOTES else "--", "label": name, "lw": 1.3}
 
 
 def _over_bandwidth(axes: Axes, made: Projection, schedule: str) -> None:
@@ -260,7 +258,7 @@ def _over_ranks(axes: Axes, made: Projection, schedule: str) -> None:
     for name, line in lines.items():
         axes.plot(RANKS, line, marker=".", **_line(name))
     # What is far slower than every rival leaves the picture, for the others' sake.
-    slowest = max(max(line) for name, line in lines.items() if name not in cost.VOTES)
+    slowest = max(max(line) for name, line in lines.items() if name not in cost.MODELLED_VOTES)
     top = min(4 * slowest, 1.1 * max(map(max, lines.values())))
     axes.set(ylabel="iteration, ms", title=f"{schedule}, {made.bandwidth:g} Gbit/s")
     axes.set_ylim(0.9 * min(map(min, lines.values())), top)
@@ -341,9 +339,9 @@ def points(run: Run) -> list[Point]:
     config, facts = run.head["config"], run.head["machine"]
     if not config["sizes"]:
         raise ValueError("is no sweep over sizes (mpisign.bench --sizes)")
-    names = [method for method in run.head["methods"] if method in METHODS]
+    names = [method for method in run.head["methods"] if method in FORMULAS]
     if not names:
-        raise ValueError(f"has no method that the model knows ({', '.join(METHODS)})")
+        raise ValueError(f"has no method that the model knows ({', '.join(FORMULAS)})")
     found = []
     for size, exchanged in grouped(run.exchange, "bytes").items():
         samples, lines = comm_samples(Run(run.head, exchanged), size), grouped(exchanged, "method")

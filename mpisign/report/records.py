@@ -1,9 +1,14 @@
 """A run as JSON lines: what was asked, what the machine was, every sample of every rank.
 
-Format 2. The first line has type "run" (config, machine, traffic), the last one "end". Between them are the samples,
+The first line has type "run" (config, machine, methods, traffic), the last one "end". Between them are the samples,
 each of one iteration and rank: lines of type "compute"; "exchange", of one method, on that iteration's gradient; and
 under the schedule "overlap" also "overlapped", a whole iteration of one method. Times are seconds, sizes are bytes.
-Format 1 had no schedule.
+
+The first line says what its methods are, so that no reader has to know their names: `kinds` has for each of them
+"ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result, of
+which only the sameness on all ranks is checked.
+
+Formats: 1 had no schedule; 2 had no `kinds` and no `lossy`; 3 is the one written here.
 
 With --trace each sample is followed by lines of type "span", one for each thread that worked on it: what it belongs
 to (`of`, the type of the sample), and its spans as [name, when it began, how long it took], seconds since the start by
@@ -24,7 +29,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
+NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped", "baseline"}
 # What must agree before two runs are compared.
 FACTS = {
     "machine": ("cpu", "cores", "device", "ranks", "nodes", "mpi", "python", "torch"),
@@ -40,6 +46,12 @@ class Run:
     head: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each method: "ceiling", "rival" or "vote"."""
+        kinds: dict[str, str] = self.head["kinds"]
+        return kinds
 
     @property
     def compute(self) -> list[dict[str, Any]]:
@@ -95,11 +107,12 @@ def read(path: Path) -> Run:
         kinds = [line["type"] for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: no record of mpisign ({error})") from None
-    needed = {"format", "config", "machine", "methods", "traffic", "skipped", "baseline"}
-    if kinds[:1] != ["run"] or kinds[-1:] != ["end"] or not needed <= set(lines[0]):
+    if kinds[:1] != ["run"] or kinds[-1:] != ["end"] or "format" not in lines[0]:
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
     if lines[0]["format"] != FORMAT:
         raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
+    if NEEDED - set(lines[0]):
+        raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
     return Run(lines[0], lines[1:-1], lines[-1])
 
 

@@ -142,12 +142,13 @@ def _serial_rows(run: Run, size: int | None) -> list[Row]:
 def _overlapped_rows(run: Run) -> list[Row]:
     head, against, wrong = run.head, _Against(run), _wrong(run)
     iterations, alone = against.iterations, {name: float(np.median(comm)) for name, comm in against.comm.items()}
+    ceiling = next((name for name, kind in run.kinds.items() if kind == "ceiling"), "")
     found = []
     for method in head["methods"]:
         iteration = median_interval(iterations[method])
         exposed = None
-        if "none" in iterations and method != "none":
-            exposed = median_interval(iterations[method] - iterations["none"])
+        if ceiling in iterations and method != ceiling:
+            exposed = median_interval(iterations[method] - iterations[ceiling])
         found.append({
             "method": method,
             "baseline": head["baseline"],
@@ -173,12 +174,12 @@ def _images(run: Run) -> int:
 
 
 def _wrong(run: Run, size: int | None = None) -> dict[str, int | None]:
-    """Return the most wrong coordinates that an exchange of each method had; None for `none`, which has no result."""
+    """Return the most wrong coordinates that an exchange of each method had; None for a ceiling."""
     found: dict[str, int | None] = {}
     for kind in ("exchange", "overlapped"):
         for method, lines in run.by_method(kind, size).items():
             most = max(line["wrong"] for line in lines)
-            found[str(method)] = None if method == "none" else max(most, found.get(str(method)) or 0)
+            found[str(method)] = None if run.kinds[str(method)] == "ceiling" else max(most, found.get(str(method)) or 0)
     return found
 
 
@@ -195,16 +196,16 @@ class _Against:
     """Holds the methods of a run against its baseline and against its fastest rival, whichever that is."""
 
     def __init__(self, run: Run, size: int | None = None) -> None:
-        self.baseline = run.head["baseline"]
+        self.baseline, self.kinds = run.head["baseline"], run.kinds
         self.comm = comm_samples(run, size)
         self.iterations = overlapped_samples(run) or _iterations(run, self.comm)
         faulty = [method for method, wrong in _wrong(run, size).items() if wrong]
         self.medians = {
             method: float(np.median(samples)) for method, samples in self.iterations.items()
-            if method != "none" and method not in faulty
+            if self.kinds[method] != "ceiling" and method not in faulty
         }  # fmt: skip
-        self.votes = [method for method in self.medians if method.startswith("vote-")]
-        rivals = [method for method in self.medians if method not in self.votes]
+        self.votes = [method for method in self.medians if self.kinds[method] == "vote"]
+        rivals = [method for method in self.medians if self.kinds[method] == "rival"]
         self.rival = min(rivals, key=self.medians.__getitem__, default=None)
 
     def speedup(self, other: str, method: str) -> tuple[Median, str]:
@@ -218,14 +219,18 @@ class _Against:
         if self.baseline is not None:
             found, said = self.speedup(self.baseline, method)
             row |= dict(zip(_AGAINST, found, strict=False))
-            row["verdict"] = {self.baseline: "baseline", "none": "ceiling"}.get(method, said)
-            if method != "none":
+            row["verdict"] = self._place(method, self.baseline, "baseline") or said
+            if self.kinds[method] != "ceiling":
                 row["comm_ratio"] = float(np.median(self.comm[self.baseline] / self.comm[method]))
         if self.rival is not None:
             found, said = self.speedup(self.rival, method)
             row |= dict(zip(_AGAINST_RIVAL, (self.rival, *found, said), strict=True))
-            row["rival_verdict"] = {self.rival: "fastest rival", "none": "ceiling"}.get(method, said)
+            row["rival_verdict"] = self._place(method, self.rival, "fastest rival") or said
         return row
+
+    def _place(self, method: str, other: str, name: str) -> str | None:
+        """Return what stands instead of a verdict on `other`, which is called `name`, and on a ceiling."""
+        return name if method == other else "ceiling" if self.kinds[method] == "ceiling" else None
 
 
 def answer(run: Run, size: int | None = None) -> Row | None:
@@ -302,7 +307,7 @@ def _typical(places: NDArray[np.intp], seconds: NDArray[np.float64]) -> float:
 def share_of_spans(run: Run) -> float:
     """Return what share of the shortest iteration of a vote (of any method, without one) its spans take themselves."""
     iterations = iteration_samples(run, min(run.head["config"]["sizes"], default=None))
-    votes = [samples for method, samples in iterations.items() if method.startswith("vote-")]
+    votes = [samples for method, samples in iterations.items() if run.kinds[method] == "vote"]
     shortest = min(float(np.median(samples)) for samples in votes or iterations.values())
     measuring = run.end["measuring"]
     return float(measuring["spans_per_iteration"] * measuring["span_s"] / shortest)

@@ -329,7 +329,7 @@ def notes(run: Run) -> list[str]:
         said.append(
             "a vote's times include what a traitor takes to make its lie up; a dense method's only if overlapped"
         )
-    if any(method.startswith("powersgd") for method in run.head["methods"]):
+    if run.head["lossy"]:
         said.append("checked of PowerSGD, which is lossy: only that all ranks get the same bits")
     if config["schedule"] == "overlap":
         said.append(

@@ -100,6 +100,7 @@ def test_each_row_is_held_against_the_fastest_rival_too():
     ]
     run.samples += bf16
     run.head["methods"].append("bf16")
+    run.head["kinds"]["bf16"] = "rival"
     run.head["traffic"]["model"]["bf16"] = [[200, 200]] * 2
     found = {row["method"]: row for row in rows.rows(run)}
     vote = found["vote-alltoall"]

@@ -46,7 +46,7 @@ def refused(capsys, *arguments):
 def test_the_table_alone_loads_nothing_slow(tmp_path):
     path = kept(made_run(), tmp_path / "r.jsonl")
     program = (
-        f"import sys; from mpisign import report; code = report.main([{str(path)!r}]); "
+        f"import sys; from mpisign.report import __main__ as report; code = report.main([{str(path)!r}]); "
         "print(*sorted({name.split('.')[0] for name in sys.modules} & "
         "{'matplotlib', 'jinja2', 'scipy', 'torch', 'numba', 'mpi4py'}), 'code', code)"
     )
@@ -248,9 +248,8 @@ def test_scaling_and_sizes_show_the_medians_and_their_intervals():
 
 
 def test_votes_and_rivals_have_colours_of_their_own():
-    style = charts.looks(
-        ["none", "mpi", "powersgd-2", "powersgd-4", "vote-alltoall", "vote-alltoall-gloo", "vote-server"]
-    )
+    rivals, votes = ("mpi", "powersgd-2", "powersgd-4"), ("vote-alltoall", "vote-alltoall-gloo", "vote-server")
+    style = charts.looks({"none": "ceiling"} | dict.fromkeys(rivals, "rival") | dict.fromkeys(votes, "vote"))
     assert style["powersgd-2"]["color"] == style["powersgd-4"]["color"] != style["mpi"]["color"]
     assert style["vote-alltoall"]["color"] == style["vote-alltoall-gloo"]["color"] != style["vote-server"]["color"]
     assert style["vote-alltoall"]["linestyle"] != style["vote-alltoall-gloo"]["linestyle"]
