@@ -22,7 +22,7 @@ from ..methods.catalogue import METHODS, needs_nccl
 from ..methods.rivals import BASELINES, LOSSY, REFERENCES
 from ..ranks import agreement, launch, options
 from ..ranks.options import fraction, names, natural, not_negative, option, positive
-from ..report import records, table
+from ..report import formats, records
 from ..voting.adversary import ADVERSARIES, traitors
 from ..voting.exchange import EXCHANGES
 from ..voting.schedule import SCHEDULES
@@ -74,7 +74,7 @@ class Config:
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
-    format: str = option("table", "of what is printed", choices=table.FORMATS)
+    format: str = option("table", "of what is printed", choices=formats.FORMATS)
     per_iteration: bool = option(False, "print each iteration too")
     trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(
@@ -246,12 +246,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def finish(run: records.Run, setting: Setting, config: Config) -> int:
     """Keep the record, print the table, and say what was wrong; return the exit code."""
+    from ..report import table
+    from ..report.summary import summarize
+
     faults = []
     try:
         records.write(setting.path, run.lines())
     except OSError as error:
         faults.append(f"the record could not be written: {error}")
-    print(table.render(run, config.format, config.per_iteration), flush=True)
+    print(table.render(summarize(run), config.format, per_iteration=config.per_iteration), flush=True)
     if not faults:
         print(f"{PROGRAM}: record kept in {setting.path}", file=sys.stderr)
     if run.end["wrong"]:

@@ -22,10 +22,8 @@ import json
 import os
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +73,6 @@ class Run:
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.samples if line["type"] == kind]
-
-    def by_method(self, kind: str, size: int | None = None) -> dict[str | None, list[dict[str, Any]]]:
-        """Return the lines of that type, and of that size in a sweep, by their method: once all samples are there."""
-        return self._groups.get((kind, size), {})
-
-    @cached_property
-    def _groups(self) -> dict[tuple[str, int | None], dict[str | None, list[dict[str, Any]]]]:
-        groups: dict[Any, dict[Any, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-        for line in self.samples:
-            groups[line["type"], line.get("bytes")][line.get("method")].append(line)
-        return dict(groups)
 
     def lines(self) -> list[str]:
         """Return the run as JSON lines."""
@@ -157,13 +144,13 @@ def unwritable(path: Path) -> str | None:
 
 def differences(old: Run, new: Run) -> list[str]:
     """Name the facts of FACTS in which two runs differ."""
-    found = []
+    facts = []
     for part, names in FACTS.items():
         for name in names:
             a, b = old.head[part].get(name), new.head[part].get(name)
             if a != b:
-                found.append(f"{name}: {a} and {b}")
-    return found
+                facts.append(f"{name}: {a} and {b}")
+    return facts
 
 
 def folder_name(facts: dict[str, Any]) -> str:
