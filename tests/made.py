@@ -20,6 +20,7 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
               "warmup": 2, "seed": 0, "schedule": schedule}  # fmt: skip
     traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
     run = records.Run({"type": "run", "format": records.FORMAT, "config": config, "machine": facts, "methods": methods,
+                       "kinds": {"none": "ceiling", "gloo": "rival", "vote-alltoall": "vote"}, "lossy": [],
                        "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100,
                        "traffic": dict.fromkeys(map(str, sizes or ["model"]), traffic)})  # fmt: skip
     for iteration in range(iterations):
@@ -50,16 +51,17 @@ def kept(run, path):
 
 def rates_of(method):
     """What a record can tell apart: an all-reduce has no spans."""
-    return KNOWN if method in cost.VOTES else Rates(KNOWN.alpha, KNOWN.beta)
+    return KNOWN if method in cost.MODELLED_VOTES else Rates(KNOWN.alpha, KNOWN.beta)
 
 
-def made_sweep(ranks=4, nodes=1, sizes=SIZES, names=tuple(cost.METHODS), outliers=0, bend=1.0):
+def made_sweep(ranks=4, nodes=1, sizes=SIZES, names=tuple(cost.FORMULAS), outliers=0, bend=1.0):
     """A sweep whose times are the model's; the first `outliers` iterations are ten times as long.
 
     From the middle size on, everything takes `bend` times as long as the model says.
     """
     run = made_run(sizes=sizes, ranks=ranks, nodes=nodes)
-    run.head["methods"], run.samples = list(names), []
+    run.head |= {"methods": list(names), "kinds": {name: cost.FORMULAS[name].kind for name in names}}
+    run.samples = []
     for size in sizes:
         for name in names:
             taken, rates = cost.terms(name, ranks, size // 4, nodes), rates_of(name)

@@ -53,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def finish(run: Run, setting: Setting, config: Config) -> int:
     """Keep the record, print the table, and say what was wrong; return the exit code."""
     from ..report import records, table
+    from ..report.summary import summarize
 
     faults = []
     try:
         records.write(setting.path, run.lines())
     except OSError as error:
         faults.append(f"the record could not be written: {error}")
-    print(table.render(run, config.format, per_iteration=config.per_iteration), flush=True)
+    print(table.render(summarize(run), config.format, per_iteration=config.per_iteration), flush=True)
     if not faults:
         print(f"{PROGRAM}: record kept in {setting.path}", file=sys.stderr)
     if run.end["wrong"]:

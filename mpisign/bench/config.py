@@ -8,7 +8,7 @@ from ..coding.ties import TIES
 from ..methods.table import METHODS
 from ..ranks import options
 from ..ranks.options import fraction, names, natural, not_negative, option, positive
-from ..report import table
+from ..report.formats import FORMATS
 from ..voting.adversary import ADVERSARIES
 from ..voting.schedule import SCHEDULES
 
@@ -50,7 +50,7 @@ class Config:
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
-    format: str = option("table", "of what is printed", choices=table.FORMATS)
+    format: str = option("table", "of what is printed", choices=FORMATS)
     per_iteration: bool = option(False, "print each iteration too")
     trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(

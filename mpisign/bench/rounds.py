@@ -53,5 +53,4 @@ class Rounds:
         if self.comm.rank != 0:
             return None
         wanted: float = self.config["until"]
-        so_far = Run(self.run.head, self.run.samples)  # a run groups its samples once
-        return time.monotonic() - began < self.cap and rows.widest(so_far, self.size) > wanted
+        return time.monotonic() - began < self.cap and rows.widest(self.run, self.size) > wanted

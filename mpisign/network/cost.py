@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..coding.sizes import BITS, BLOCK, blocks_for, planes_for, share_for, words_for
-from .traffic import PHASES, all_reduce, in_turn
+from .traffic import PHASES, Traffic, all_reduce, in_turn
 
 FOLDS = 3  # one size in so many is held out in turn; with fewer sizes nothing could be
 GBIT = 1e9 / 8  # bytes a second
@@ -55,39 +55,52 @@ def _counters(W: int, P: int) -> int:
     return planes_for(P) * blocks_for(W) * BLOCK * BITS
 
 
-class Dense(NamedTuple):
-    """An all-reduce: bytes a coordinate, steps of P ranks."""
+class Formula(NamedTuple):
+    """What the model says of a method, for P ranks on L nodes.
 
-    size: int
-    steps: Callable[[int], int]
+    An all-reduce has a size, a vote an exchange. A vote also has `ballots`: how many its busiest rank counts in W
+    words.
+    """
+
+    steps: Callable[[int, int], int]  # of P ranks on L nodes
+    size: int = 0  # bytes of a coordinate in an all-reduce
+    exchange: str = ""  # a key of traffic.PHASES
+    ballots: Callable[[int, int, int], int] = lambda W, P, L: 0
+
+    @property
+    def kind(self) -> str:
+        """The method's kind, as in a record: "vote" or "rival"."""
+        return "vote" if self.exchange else "rival"
+
+    def phases(self, d: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+        """Return what an exchange of d coordinates sends, phase after phase; `nodes` is each rank's node number."""
+        if self.exchange:
+            return PHASES[self.exchange](words_for(d), tie, nodes)
+        return [all_reduce(self.size * d, len(nodes))]
 
 
-class Vote(NamedTuple):
-    """A vote: its exchange; steps of P ranks on L nodes; the ballots that its busiest rank counts in W words."""
-
-    exchange: str
-    steps: Callable[[int, int], int]
-    ballots: Callable[[int, int, int], int]
+def _vote(exchange: str, steps: Callable[[int, int], int], ballots: Callable[[int, int, int], int]) -> Formula:
+    return Formula(steps, exchange=exchange, ballots=ballots)
 
 
-METHODS: dict[str, Dense | Vote] = {
-    "mpi": Dense(4, _tree),
-    "gloo": Dense(4, _ring),
-    "nccl": Dense(4, _ring),
-    "fp16": Dense(2, _ring),
-    "bf16": Dense(2, _ring),
-    "vote-allgather": Vote("allgather", lambda P, L: P - 1, lambda W, P, L: P * W * BITS),
-    "vote-server": Vote("server", lambda P, L: _rooted(P), lambda W, P, L: P * W * BITS),
-    "vote-alltoall": Vote("alltoall", lambda P, L: _ring(P), lambda W, P, L: P * share_for(W, P) * BITS),
-    "vote-reduce": Vote("reduce", lambda P, L: _tree(P), lambda W, P, L: _counters(W, P)),
-    "vote-hierarchical": Vote(
+FORMULAS: dict[str, Formula] = {
+    "mpi": Formula(lambda P, L: _tree(P), size=4),
+    "gloo": Formula(lambda P, L: _ring(P), size=4),
+    "nccl": Formula(lambda P, L: _ring(P), size=4),
+    "fp16": Formula(lambda P, L: _ring(P), size=2),
+    "bf16": Formula(lambda P, L: _ring(P), size=2),
+    "vote-allgather": _vote("allgather", lambda P, L: P - 1, lambda W, P, L: P * W * BITS),
+    "vote-server": _vote("server", lambda P, L: _rooted(P), lambda W, P, L: P * W * BITS),
+    "vote-alltoall": _vote("alltoall", lambda P, L: _ring(P), lambda W, P, L: P * share_for(W, P) * BITS),
+    "vote-reduce": _vote("reduce", lambda P, L: _tree(P), lambda W, P, L: _counters(W, P)),
+    "vote-hierarchical": _vote(
         "hierarchical",
         lambda P, L: _rooted(-(-P // L)) + _tree(L),
         lambda W, P, L: -(-P // L) * W * BITS + _counters(W, P),
     ),
 }
-FP32 = tuple(name for name, method in METHODS.items() if isinstance(method, Dense) and method.size == 4)
-VOTES = tuple(name for name, method in METHODS.items() if isinstance(method, Vote))
+FP32 = tuple(name for name, formula in FORMULAS.items() if formula.size == 4)
+MODELLED_VOTES = tuple(name for name, formula in FORMULAS.items() if formula.kind == "vote")
 
 
 class Terms(NamedTuple):
@@ -140,9 +153,9 @@ class Curve(NamedTuple):
 
 
 def check(method: str) -> None:
-    """Raise a ValueError that lists METHODS if `method` is not one of them."""
-    if method not in METHODS:
-        raise ValueError(f"method: the model knows no {method!r}, choose from {', '.join(METHODS)}")
+    """Raise a ValueError that lists FORMULAS if `method` is not one of them."""
+    if method not in FORMULAS:
+        raise ValueError(f"method: the model knows no {method!r}, choose from {', '.join(FORMULAS)}")
 
 
 def terms(method: str, P: int, d: int, nodes: int = 1, tie: str = "positive") -> Terms:
@@ -155,12 +168,10 @@ def terms(method: str, P: int, d: int, nodes: int = 1, tie: str = "positive") ->
     check(method)
     if not (1 <= nodes <= P and d >= 0):
         raise ValueError(f"terms: no {P} ranks on {nodes} nodes exchange {d} coordinates")
-    how = METHODS[method]
-    if isinstance(how, Dense):
-        return Terms(how.steps(P), in_turn([all_reduce(how.size * d, P)]), 0, 0)
-    W, places = words_for(d), [rank * nodes // P for rank in range(P)]
-    sent = in_turn(PHASES[how.exchange](W, tie, places))
-    return Terms(how.steps(P, nodes), sent, d, how.ballots(W, P, nodes))
+    formula, places = FORMULAS[method], [rank * nodes // P for rank in range(P)]
+    coded = d if formula.kind == "vote" else 0
+    sent = in_turn(formula.phases(d, tie, places))
+    return Terms(formula.steps(P, nodes), sent, coded, formula.ballots(words_for(d), P, nodes))
 
 
 def seconds(taken: Terms, rates: Rates) -> float:
@@ -169,8 +180,8 @@ def seconds(taken: Terms, rates: Rates) -> float:
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
-    """Return the points of each method, in the order of METHODS."""
-    kept: dict[str, list[Point]] = {name: [] for name in METHODS}
+    """Return the points of each method, in the order of FORMULAS."""
+    kept: dict[str, list[Point]] = {name: [] for name in FORMULAS}
     for point in found:
         kept[point.method].append(point)
     return {name: group for name, group in kept.items() if group}
@@ -245,7 +256,7 @@ def curve(method: str, P: int, d: int, rates: Rates, latency: float | None = Non
     of as many bytes takes, whichever it was fitted with: libraries change theirs as P grows.
     """
     taken = terms(method, P, d, nodes=P)
-    if isinstance(METHODS[method], Dense):
+    if FORMULAS[method].kind == "rival":
         taken = taken._replace(steps=_tree(P))
     elsewhere = rates._replace(beta=0.0, alpha=rates.alpha if latency is None else latency)
     return Curve(seconds(taken, elsewhere), taken.bytes)

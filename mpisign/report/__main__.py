@@ -13,30 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from .formats import FORMATS
 
-from . import records, rows, statistics, table, trace
+# Modules that load NumPy are imported after parsing, so that --help is quick.
 
 PROGRAM = "mpisign.report"
-SLOWER = 3  # the exit code of `compare` where something is
-
-
-def compare(old: records.Run, new: records.Run) -> table.Part:
-    """Return a row for each method (and size) that both runs have: old over new, its interval and a verdict last."""
-    cells = []
-    for size in new.head["config"]["sizes"] or [None]:
-        before, after = (rows.overlapped_samples(run) or rows.comm_samples(run, size) for run in (old, new))
-        for method in new.head["methods"]:
-            if method not in before or method == "none":
-                continue
-            ratio = statistics.median_ratio(before[method], after[method])
-            medians = (table.milliseconds(float(np.median(run[method]))) for run in (before, after))
-            verdict = statistics.verdict(ratio, min(len(before[method]), len(after[method])))
-            name = method if size is None else f"{method}, {size} bytes"
-            cells.append([name, *medians, table.ratio_text(ratio), verdict])
-    what = "iteration" if new.head["config"]["schedule"] == "overlap" else "comm"
-    headers = ["method", f"old {what} ms", f"new {what} ms", "old / new [95 % interval]", "new is"]
-    return table.Part("The new run held against the old:", headers, cells)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -48,7 +29,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a record that mpisign.bench left")
     parser.add_argument("--baseline", metavar="METHOD", help="hold all against this method of the record")
-    parser.add_argument("--format", choices=table.FORMATS, default="table", help="(default: %(default)s)")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     parser.add_argument("--per-iteration", action="store_true", help="print each iteration too")
     parser.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="write the charts as RECORD-CHART.svg and .png; of several "
@@ -94,7 +75,7 @@ def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} compare",
         description="Say what became faster, slower or indistinguishable from one record to another.",
-        epilog=f"Exit code: 0 if nothing is slower, {SLOWER} if something is, 2 if the records can't be compared.",
+        epilog="Exit code: 0 if nothing is slower, 3 if something is, 2 if the records can't be compared.",
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="a record that mpisign.bench left")
     parser.add_argument("new", type=Path, metavar="NEW", help="another")
@@ -103,119 +84,32 @@ def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _compared(options: argparse.Namespace) -> int:
-    """Print the comparison; return the exit code.
+def _run(arguments: Sequence[str]) -> int:
+    """Parse, and call what is asked for; return its exit code."""
+    if arguments[:1] == ["compare"]:
+        options = _parse_compare(arguments[1:])
+        from . import compare
 
-    Raises:
-        ValueError: the records can't be compared.
+        return compare.main(options)
+    options = _parse(arguments)
+    if options.trace:
+        from . import trace
 
-    """
-    old, new = records.read(options.old), records.read(options.new)
-    found = records.differences(old, new)
-    if found and not options.anyway:
-        raise ValueError(f"the runs differ in {'; '.join(found)} (--anyway compares them all the same)")
-    part = compare(old, new)
-    if not part.cells:
-        raise ValueError("the runs have no method in common")
-    print(table.grid(part.cells, part.headers, "pipe" if options.format == "markdown" else "simple"))
-    if found:
-        print(f"\nWARNING: the runs differ in {'; '.join(found)}")
-    return SLOWER if any(cells[-1] == "slower" for cells in part.cells) else 0
+        return trace.main(options)
+    if options.project:
+        from . import projection
 
+        return projection.main(options)
+    from . import redraw
 
-def _reported(options: argparse.Namespace) -> int:
-    """Print the tables, and write charts and page if asked to; return the exit code.
-
-    Raises:
-        ValueError: an argument or a record won't do.
-        OSError: a file can't be read or written.
-
-    """
-    runs = [records.read(path) for path in options.files]
-    for path, run in zip(options.files, runs, strict=True):
-        if options.baseline:
-            _hold_against(path, run, options.baseline)
-    if options.figures or options.html:
-        _refuse_charts(options, runs)
-    between = "\n" if options.format == "lines" else "\n\n"
-    print(between.join(table.render(run, options.format, options.per_iteration) for run in runs), flush=True)
-    if options.figures or options.html:
-        _draw(options, runs)
-    return 0
-
-
-def _hold_against(path: Path, run: records.Run, baseline: str) -> None:
-    able = [method for method in run.head["methods"] if method != "none"]
-    if baseline not in able:
-        raise ValueError(f"--baseline: {path} has no {baseline}, only {', '.join(able)}")
-    run.head["baseline"] = baseline
-
-
-def _refuse_charts(options: argparse.Namespace, runs: Sequence[records.Run]) -> None:
-    """Raise a ValueError if the charts can't be drawn or written: before anything is."""
-    from . import charts
-
-    stems = [path.stem for path in options.files]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise ValueError(f"two of the records are called {stem}: their charts would be, too")
-    if reason := charts.missing():
-        raise ValueError(reason)
-    if reason := charts.misfit(runs):
-        raise ValueError(f"these records cannot be drawn together: {reason}")
-    if options.html in options.files:
-        raise ValueError(f"--html: {options.html} is one of the records")
-    for option, path in (("--figures", options.figures and options.figures / "x"), ("--html", options.html)):
-        fault = path and records.unwritable(path)
-        if fault:
-            raise ValueError(f"{option}: {fault}")
-
-
-def _draw(options: argparse.Namespace, runs: Sequence[records.Run]) -> None:
-    from . import charts, page
-
-    suffixes = (".svg", ".png") if options.figures else (".svg",)
-    named = dict(zip((path.stem for path in options.files), runs, strict=True))
-    drawn = {
-        name: {chart: charts.pictures(draw, suffixes) for chart, draw in charts.drawings(run).items()}
-        for name, run in named.items()
-    }
-    together = charts.pictures(lambda: charts.scaling(runs), suffixes) if len(runs) > 1 else {}
-    if options.figures:
-        pictures = {f"{name}-{chart}": both for name, charted in drawn.items() for chart, both in charted.items()}
-        for name, both in (pictures | ({"scaling": together} if together else {})).items():
-            for suffix, picture in both.items():
-                path = options.figures / f"{name}{suffix}"
-                records.write_bytes(path, picture)
-                print(f"{PROGRAM}: wrote {path}", file=sys.stderr)
-    if options.html:
-        svgs = {name: {chart: both[".svg"] for chart, both in charted.items()} for name, charted in drawn.items()}
-        records.write_bytes(options.html, page.render(named, svgs, together.get(".svg")).encode())
-        print(f"{PROGRAM}: wrote {options.html}", file=sys.stderr)
-
-
-def _projected(options: argparse.Namespace) -> int:
-    from . import projection
-
-    return projection.main(options)
-
-
-def _traced(options: argparse.Namespace) -> int:
-    trace.export(records.read(options.files[0]), options.trace)
-    print(f"{PROGRAM}: {options.trace} opens in https://ui.perfetto.dev", file=sys.stderr)
-    return 0
+    return redraw.main(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if given[:1] == ["compare"]:
-            return _compared(_parse_compare(given[1:]))
-        options = _parse(given)
-        if options.trace:
-            return _traced(options)
-        return _projected(options) if options.project else _reported(options)
+        return _run(given)
     except (OSError, ValueError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2

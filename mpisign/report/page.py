@@ -1,4 +1,4 @@
-"""Records as one HTML page that opens from the file system: it holds all it shows, and runs and fetches nothing."""
+"""Records as one HTML page. It opens from the file system, holds everything it shows, and fetches and runs nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from . import table
-from .records import Run
+from .notes import remarks
+from .summary import Summary
 
-WARNING = "WARNING: "
 
-
-def render(runs: Mapping[str, Run], drawn: Mapping[str, Mapping[str, bytes]], together: bytes | None) -> str:
-    """Return the page of these records, by name.
+def render(
+    summaries: Mapping[str, Summary], drawn: Mapping[str, Mapping[str, bytes]], *, together: bytes | None = None
+) -> str:
+    """Return the page of these runs, by name.
 
     `drawn` has the SVGs of each record's charts by the record's name and the chart's, `together` that of all of them.
     """
@@ -23,20 +24,22 @@ def render(runs: Mapping[str, Run], drawn: Mapping[str, Mapping[str, bytes]], to
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     sections = [
-        _section(run) | {"name": name, "charts": {chart: Markup(_inline(svg)) for chart, svg in drawn[name].items()}}  # noqa: S704
-        for name, run in runs.items()
+        _section(summary)
+        | {"name": name, "charts": {chart: Markup(_inline(svg)) for chart, svg in drawn[name].items()}}  # noqa: S704
+        for name, summary in summaries.items()
     ]
     return template.render(sections=sections, together=together and Markup(_inline(together)))  # noqa: S704
 
 
-def _section(run: Run) -> dict[str, Any]:
-    notes = table.notes(run)
+def _section(summary: Summary) -> dict[str, Any]:
+    run, said = summary.run, remarks(summary)
     return {
         "title": table.title(run),
-        "answer": table.answer_line(run),
-        "parts": table.parts(run),
-        "warnings": [note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)],
-        "notes": [note for note in notes if not note.startswith(WARNING)],
+        "answer": table.answer_line(summary),
+        "parts": table.parts(summary),
+        "colours": {method: kind for method, kind in run.kinds.items() if kind != "ceiling"},
+        "warnings": [remark.text for remark in said if remark.warning],
+        "notes": [remark.text for remark in said if not remark.warning],
         "facts": {
             "What was asked": {name: _plain(value) for name, value in run.head["config"].items()},
             "The machine": {name: _plain(value) for name, value in run.head["machine"].items()},

@@ -1,9 +1,14 @@
 """A run as JSON lines: what was asked, what the machine was, every sample of every rank.
 
-Format 2. The first line has type "run" (config, machine, traffic), the last one "end". Between them are the samples,
+The first line has type "run" (config, machine, methods, traffic), the last one "end". Between them are the samples,
 each of one iteration and rank: lines of type "compute"; "exchange", of one method, on that iteration's gradient; and
 under the schedule "overlap" also "overlapped", a whole iteration of one method. Times are seconds, sizes are bytes.
-Format 1 had no schedule.
+
+The first line says what its methods are, so that no reader has to know their names: `kinds` has for each of them
+"ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result, of
+which only the sameness on all ranks is checked.
+
+Formats: 1 had no schedule; 2 had no `kinds` and no `lossy`; 3 is the one written here.
 
 With --trace each sample is followed by lines of type "span", one for each thread that worked on it: what it belongs
 to (`of`, the type of the sample), and its spans as [name, when it began, how long it took], seconds since the start by
@@ -17,14 +22,13 @@ import json
 import os
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
+NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped", "baseline"}
 # What must agree before two runs are compared.
 FACTS = {
     "machine": ("cpu", "cores", "device", "ranks", "nodes", "mpi", "python", "torch"),
@@ -40,6 +44,12 @@ class Run:
     head: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each method: "ceiling", "rival" or "vote"."""
+        kinds: dict[str, str] = self.head["kinds"]
+        return kinds
 
     @property
     def compute(self) -> list[dict[str, Any]]:
@@ -64,17 +74,6 @@ class Run:
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.samples if line["type"] == kind]
 
-    def by_method(self, kind: str, size: int | None = None) -> dict[str | None, list[dict[str, Any]]]:
-        """Return the lines of that type, and of that size in a sweep, by their method: once all samples are there."""
-        return self._groups.get((kind, size), {})
-
-    @cached_property
-    def _groups(self) -> dict[tuple[str, int | None], dict[str | None, list[dict[str, Any]]]]:
-        groups: dict[Any, dict[Any, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-        for line in self.samples:
-            groups[line["type"], line.get("bytes")][line.get("method")].append(line)
-        return dict(groups)
-
     def lines(self) -> list[str]:
         """Return the run as JSON lines."""
         return [json.dumps(part, allow_nan=False) for part in (self.head, *self.samples, self.end)]
@@ -95,11 +94,12 @@ def read(path: Path) -> Run:
         kinds = [line["type"] for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: no record of mpisign ({error})") from None
-    needed = {"format", "config", "machine", "methods", "traffic", "skipped", "baseline"}
-    if kinds[:1] != ["run"] or kinds[-1:] != ["end"] or not needed <= set(lines[0]):
+    if kinds[:1] != ["run"] or kinds[-1:] != ["end"] or "format" not in lines[0]:
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
     if lines[0]["format"] != FORMAT:
         raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
+    if NEEDED - set(lines[0]):
+        raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
     return Run(lines[0], lines[1:-1], lines[-1])
 
 
@@ -144,13 +144,13 @@ def unwritable(path: Path) -> str | None:
 
 def differences(old: Run, new: Run) -> list[str]:
     """Name the facts of FACTS in which two runs differ."""
-    found = []
+    facts = []
     for part, names in FACTS.items():
         for name in names:
             a, b = old.head[part].get(name), new.head[part].get(name)
             if a != b:
-                found.append(f"{name}: {a} and {b}")
-    return found
+                facts.append(f"{name}: {a} and {b}")
+    return facts
 
 
 def folder_name(facts: dict[str, Any]) -> str:

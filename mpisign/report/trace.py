@@ -5,7 +5,9 @@ Trace Event Format: complete events ("X"), times in microseconds; the names of p
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,22 @@ def export(run: records.Run, path: Path) -> None:
     records.write(path, [json.dumps(trace, allow_nan=False)])
 
 
+def main(options: argparse.Namespace) -> int:
+    """Write the time line of the record given; return the exit code.
+
+    Raises:
+        ValueError: the run was not traced.
+        OSError: a file could not be read or written.
+
+    """
+    export(records.read(options.files[0]), options.trace)
+    print(f"mpisign.report: {options.trace} opens in https://ui.perfetto.dev", file=sys.stderr)
+    return 0
+
+
 def _names(run: records.Run) -> Iterator[dict[str, Any]]:
     for rank, thread in sorted({(line["rank"], line["thread"]) for line in run.spans}):
-        where = _row(run, rank, thread)
+        where = _row(run, rank, thread=thread)
         for kind, key, value in (
             ("process_name", "name", f"rank {rank}"),
             ("process_sort_index", "sort_index", rank),
@@ -46,7 +61,7 @@ def _names(run: records.Run) -> Iterator[dict[str, Any]]:
             yield {"ph": "M", "name": kind, **where, "args": {key: value}}
 
 
-def _row(run: records.Run, rank: int, thread: str) -> dict[str, int]:
+def _row(run: records.Run, rank: int, *, thread: str) -> dict[str, int]:
     """Name a row by numbers: as in an operating system, no two threads of a trace may have the same.
 
     Perfetto also takes a thread with the number of a process for its main one, and thread 0 for an idle one.
@@ -55,13 +70,13 @@ def _row(run: records.Run, rank: int, thread: str) -> dict[str, int]:
 
 
 def _events(run: records.Run) -> list[dict[str, Any]]:
-    found = [
+    events = [
         {
-            "ph": "X", "name": name, "cat": line["of"], **_row(run, line["rank"], line["thread"]),
+            "ph": "X", "name": name, "cat": line["of"], **_row(run, line["rank"], thread=line["thread"]),
             "ts": round(1e6 * began, 3), "dur": round(1e6 * seconds, 3),
             "args": {fact: line[fact] for fact in ("method", "iteration", "bytes") if fact in line},
         }
         for line in run.spans
         for name, began, seconds in line["spans"]
     ]  # fmt: skip
-    return sorted(found, key=lambda event: (event["ts"], -event["dur"]))  # what encloses comes before what it encloses
+    return sorted(events, key=lambda event: (event["ts"], -event["dur"]))  # what encloses comes before what it encloses

@@ -14,7 +14,8 @@ from launch import ROOT, environment, mpirun, our_lines, run
 
 from mpisign.methods.method import MATRICES, NCCL
 from mpisign.methods.table import METHODS
-from mpisign.report import records, rows, table
+from mpisign.report import records, rows, samples, table
+from mpisign.report.summary import summarize
 
 BENCH = ("-m", "mpisign.bench")
 TINY = (*BENCH, "--model", "tiny", "--image-size", "32", "--iterations", "6", "--warmup", "1")
@@ -28,12 +29,12 @@ def test_the_table(tmp_path, ranks):
     ended = run(ranks, *TINY, "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     kept = records.read(tmp_path / "r.jsonl")
-    assert ended.stdout.rstrip() == table.render(kept, "table", per_iteration=True)
+    assert ended.stdout.rstrip() == table.render(summarize(kept), "table", per_iteration=True)
     assert "baseline: gloo" in ended.stdout
     assert "nccl did not run: NCCL needs CUDA devices" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
     assert ("nothing to exchange" in ended.stdout) == (ranks == 1)
-    found = {row["method"]: row for row in rows.rows(kept)}
+    found = {row["method"]: row for row in summarize(kept).rows}
     assert tuple(found) == HERE
     assert all(row["wrong"] == 0 for name, row in found.items() if name != "none")
     assert len(kept.exchange) == 6 * ranks * len(HERE)
@@ -70,13 +71,13 @@ def test_the_overlapped_schedule(tmp_path, ranks):
                 "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     kept = records.read(tmp_path / "r.jsonl")
-    assert ended.stdout.rstrip() == table.render(kept, "table", per_iteration=True)
+    assert ended.stdout.rstrip() == table.render(summarize(kept), "table", per_iteration=True)
     assert "exposed comm ms" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
-    assert all(row["wrong"] == 0 for row in rows.rows(kept) if row["method"] != "none")
+    assert all(row["wrong"] == 0 for row in summarize(kept).rows if row["method"] != "none")
     assert len(kept.overlapped) == 8 * ranks * len(ABLE)  # in blocks of 2
     for line in kept.overlapped:
-        assert sum(line[name] for name in rows.COMPUTE_SPANS) <= line["seconds"]
+        assert sum(line[name] for name in samples.COMPUTE_SPANS) <= line["seconds"]
         assert ("pack" in line) == (line["method"] in VOTES)
 
 
@@ -89,7 +90,7 @@ def test_it_goes_on_until_the_intervals_are_narrow_or_time_is_up(tmp_path, what,
     kept = records.read(tmp_path / "r.jsonl")
     sizes = kept.head["config"]["sizes"] or [None]
     assert (max(rows.widest(kept, size) for size in sizes) <= float(until)) == reached
-    fewest, _ = rows.iterations(kept)
+    fewest, _ = samples.iterations(kept)
     assert fewest >= 6
     assert ("WARNING: asked to go on" in ended.stdout) != reached
 
@@ -207,7 +208,9 @@ def test_a_wrong_result_is_shown_and_the_exit_code_is_1(tmp_path):
     ended = run(2, "-c", program, *TINY[2:], "--methods", "gloo,vote-server", "--output", "r.jsonl", cwd=tmp_path)
     assert ended.returncode == 1
     assert "wrong coordinates" in ended.stderr
-    assert {row["method"]: row["wrong"] for row in rows.rows(records.read(tmp_path / "r.jsonl"))}["vote-server"] == 1
+    assert {row["method"]: row["wrong"] for row in summarize(records.read(tmp_path / "r.jsonl")).rows}[
+        "vote-server"
+    ] == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from launch import MPIRUN, ROOT, environment
 
-from mpisign.report import records, rows
+from mpisign.report import records
+from mpisign.report.summary import summarize
 
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 
@@ -49,5 +50,5 @@ def test_its_steps_on_the_cpu(tmp_path):
     assert "vote-alltoall-gloo" in ended.stdout
     assert "Where an iteration" not in ended.stdout
     log, record = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
-    assert all(not row["wrong"] for row in rows.rows(records.read(record)))
+    assert all(not row["wrong"] for row in summarize(records.read(record)).rows)
     assert log.read_text().startswith("=== tests of the device: ")

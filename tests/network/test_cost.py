@@ -23,9 +23,9 @@ def points_of(*runs):
 
 def test_the_model_knows_every_vote_and_every_plain_all_reduce():
     assert list(traffic.PHASES) == list(EXCHANGES)
-    assert [cost.METHODS[name].exchange for name in cost.VOTES] == list(EXCHANGES)
-    assert set(cost.VOTES) == {f"vote-{name}" for name in EXCHANGES} <= set(METHODS)
-    dense = {name: how.size for name, how in cost.METHODS.items() if isinstance(how, cost.Dense)}
+    assert [cost.FORMULAS[name].exchange for name in cost.MODELLED_VOTES] == list(EXCHANGES)
+    assert set(cost.MODELLED_VOTES) == {f"vote-{name}" for name in EXCHANGES} <= set(METHODS)
+    dense = {name: how.size for name, how in cost.FORMULAS.items() if how.kind == "rival"}
     # An all-reduce makes each of two ranks send as many bytes as go into it.
     assert dense == {name: METHODS[name].traffic([(1,)], "positive", (0, 1)).max() for name in dense}
     left = {name for name, method in METHODS.items() if method.kind != "vote"} - set(dense)
@@ -46,7 +46,7 @@ def test_the_bytes_are_the_formulas(P, d, tie):
         "vote-alltoall": (P - 1) * math.ceil(W / P) * 8 * (1 + back), "vote-reduce": 2 * (P - 1) * counters // P,
         "vote-hierarchical": 2 * (P - 1) * counters // P,
     }  # fmt: skip
-    assert {name: cost.terms(name, P, d, nodes=P, tie=tie).bytes for name in cost.METHODS} == formulas
+    assert {name: cost.terms(name, P, d, nodes=P, tie=tie).bytes for name in cost.FORMULAS} == formulas
     alone = cost.terms("vote-hierarchical", P, d, nodes=1, tie=tie)
     assert alone.bytes == formulas["vote-server"]
     if P % 4 == 0:  # four ranks a node: in, among the nodes, out
@@ -54,7 +54,7 @@ def test_the_bytes_are_the_formulas(P, d, tie):
         assert cost.terms("vote-hierarchical", P, d, P // 4, tie).bytes == 3 * W * 8 * (1 + back) + among
 
 
-@pytest.mark.parametrize("name", cost.METHODS)
+@pytest.mark.parametrize("name", cost.FORMULAS)
 @pytest.mark.parametrize("P", [1, 2, 5, 16])
 def test_the_bytes_are_what_the_exchange_books_at_its_busiest_rank(name, P):
     d = 12345
@@ -67,13 +67,13 @@ def test_the_bytes_are_what_the_exchange_books_at_its_busiest_rank(name, P):
 def test_the_bytes_are_those_in_a_kept_record():
     run = records.read(max((ROOT / "results" / "published").glob("*/*-sweep-4-ranks.jsonl")))
     for size, booked in run.head["traffic"].items():
-        for name in set(booked) & set(cost.METHODS):
+        for name in set(booked) & set(cost.FORMULAS):
             sent, received = booked[name]
             told = sent[0] + received[0] if name in ("vote-server", "vote-hierarchical") else max(sent + received)
             assert cost.terms(name, 4, int(size) // 4).bytes == told
 
 
-@pytest.mark.parametrize("name", cost.METHODS, ids="by {}".format)  # a test called [mpi] would be a collective one
+@pytest.mark.parametrize("name", cost.FORMULAS, ids="by {}".format)  # a test called [mpi] would be a collective one
 def test_one_rank_needs_no_wire(name):
     taken = cost.terms(name, 1, 10**6)
     assert (taken.steps, taken.bytes) == (0, 0)
@@ -81,7 +81,7 @@ def test_one_rank_needs_no_wire(name):
 
 
 @given(
-    name=st.sampled_from(list(cost.METHODS)), P=st.integers(2, 300), d=st.integers(0, 10**8),
+    name=st.sampled_from(list(cost.FORMULAS)), P=st.integers(2, 300), d=st.integers(0, 10**8),
     more=st.integers(1, 10**8), bandwidth=st.floats(1e5, 1e11), factor=st.floats(1.01, 100),
 )  # fmt: skip
 def test_more_coordinates_take_longer_and_more_bandwidth_does_not(name, P, d, more, bandwidth, factor):
@@ -91,7 +91,7 @@ def test_more_coordinates_take_longer_and_more_bandwidth_does_not(name, P, d, mo
     assert large.seconds(bandwidth, hidden_s=1e-4) <= large.seconds(bandwidth)
 
 
-@pytest.mark.parametrize("name", cost.METHODS)
+@pytest.mark.parametrize("name", cost.FORMULAS)
 @pytest.mark.parametrize("outliers", [0, 3])
 def test_known_rates_are_recovered_from_medians(name, outliers):
     runs = [made_sweep(ranks, outliers=outliers, names=(name,)) for ranks in (2, 3, 5)]

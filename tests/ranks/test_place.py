@@ -5,6 +5,8 @@ from made import made_run
 
 from mpisign.ranks import launch, machine, place
 from mpisign.report import table
+from mpisign.report.notes import notes
+from mpisign.report.summary import summarize
 
 
 @pytest.mark.parametrize(("ranks", "gpus", "share"), [(2, 0, False), (2, 2, False), (2, 2, True), (4, 1, True)])
@@ -109,6 +111,6 @@ def test_other_faults_pass(monkeypatch):
 def test_the_title_says_that_gpus_are_shared():
     assert "shared" not in table.title(made_run(gpus=2))
     assert "2 ranks on 1 shared GPU (NOT A CLUSTER'S TIMES)" in table.title(made_run(gpus=1))
-    said = "\n".join(table.notes(made_run(gpus=2, device_memory_fault="it died")))
+    said = "\n".join(notes(summarize(made_run(gpus=2, device_memory_fault="it died"))))
     assert "votes over MPI go by way of the host: it died" in said
-    assert "from device memory" in "\n".join(table.notes(made_run(gpus=2, device_memory_fault=None)))
+    assert "from device memory" in "\n".join(notes(summarize(made_run(gpus=2, device_memory_fault=None))))

@@ -1,5 +1,6 @@
 """A headless browser that opens a page from the file system: Chromium's headless shell, which Debian has."""
 
+import html
 import json
 import os
 import re
@@ -11,14 +12,15 @@ PROGRAM = "chromium-headless-shell"
 PACKAGES = (PROGRAM, "fonts-dejavu-core")
 OTHERS = ("chromium", "chromium-browser", "google-chrome")
 
-# A page of its own around the one in question, which itself may run no script.
+# A page of its own around the ones in question, which themselves may run no script. It looks when all are loaded.
+FRAME = '<iframe src="{url}" style="border: 0; width: {width}px; height: 900px"></iframe>'
 LOOKER = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
-<iframe id="page" src="{url}" style="border: 0; width: {width}px; height: 900px"></iframe><pre id="seen"></pre>
+{frames}<pre id="seen"></pre>
 <script>
-document.getElementById("page").onload = (event) => {{
-  const page = event.target.contentDocument, all = (what) => [...page.querySelectorAll(what)];
+const look = (page) => {{
+  const all = (what) => [...page.querySelectorAll(what)];
   const box = (part) => {{ const at = part.getBoundingClientRect(); return [at.width, at.height]; }};
-  document.getElementById("seen").textContent = JSON.stringify({{
+  return {{
     title: page.title,
     width: page.documentElement.scrollWidth,
     text: page.body.innerText,
@@ -26,7 +28,11 @@ document.getElementById("page").onload = (event) => {{
     charts: all("svg").map(box),
     shapes: all("svg").map((part) => part.querySelectorAll("path, use").length),
     active: all("script, link, iframe, object, embed, img[src^=http]").length,
-  }});
+  }};
+}};
+window.onload = () => {{
+  const pages = [...document.querySelectorAll("iframe")].map((frame) => look(frame.contentDocument));
+  document.getElementById("seen").textContent = JSON.stringify(pages);
 }};
 </script>"""
 
@@ -63,19 +69,22 @@ def _run(folder, url, *options):
     return done.stdout, done.stderr
 
 
-def look(folder, page, width):
-    """Open a page in a window of that width; return what is seen: its tables, charts, complaints and requests."""
+def look(folder, frames):
+    """Open pages, given with the width of their window, in one browser; return what is seen of each.
+
+    That is its tables and charts; and the complaints and requests of all of them together.
+    """
     looker, log = folder / "looker.html", folder / "net.json"
-    looker.write_text(LOOKER.format(url=page.as_uri(), width=width))
+    frames = "".join(FRAME.format(url=page.as_uri(), width=width) for page, width in frames)
+    looker.write_text(LOOKER.format(frames=frames))
     options = ("--allow-file-access-from-files", "--virtual-time-budget=5000", f"--log-net-log={log}", "--dump-dom")
     printed, said = _run(folder, looker.as_uri(), *options)
-    found = re.search(r'<pre id="seen">(.*?)</pre>', printed, re.S)[1]
-    for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
-        found = found.replace(entity, character)
-    return json.loads(found) | {
+    found = html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', printed, re.S)[1])
+    shared = {
         "complaints": [line for line in said.splitlines() if "CONSOLE" in line],
         "fetched": sorted(url for url in _requested(log.read_text()) if not url.startswith("file:")),
     }
+    return [page | shared for page in json.loads(found)]
 
 
 def _requested(log):

@@ -10,8 +10,11 @@ from made import kept, made_run
 from mpisign.bench import __main__ as bench
 from mpisign.ranks import machine
 from mpisign.report import __main__ as report
-from mpisign.report import records, rows, table
+from mpisign.report import formats, records, rows, table
+from mpisign.report.notes import notes
 from mpisign.report.statistics import Median
+from mpisign.report.summary import summarize
+from mpisign.report.text import ratio_and_interval
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
@@ -64,7 +67,7 @@ def test_what_is_no_record_is_refused(tmp_path, text):
 
 
 def test_rows_take_the_slowest_rank_and_pair_the_iterations():
-    found = {row["method"]: row for row in rows.rows(made_run())}
+    found = {row["method"]: row for row in summarize(made_run()).rows}
     vote = found["vote-alltoall"]
     assert tuple(vote) == rows.KEYS
     assert vote["compute_s"] == pytest.approx(10e-3, rel=0.01)
@@ -88,9 +91,13 @@ def test_rows_take_the_slowest_rank_and_pair_the_iterations():
 def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, slow, said):
     run = made_run(schedule=schedule, slow=slow)
     asked = "Does it pay here? The fastest vote, vote-alltoall, against the fastest rival, gloo: "
-    assert asked + said + " (Both are chosen by these very samples.)" in table.render(run, "table").splitlines()
-    alone = records.Run(run.head, [line for line in run.samples if line.get("method") != "gloo"], run.end)
-    assert rows.answer(alone) is None
+    assert (
+        asked + said + " (Both are chosen by these very samples.)" in table.render(summarize(run), "table").splitlines()
+    )
+    samples = [line for line in run.samples if line.get("method") != "gloo"]
+    alone = records.Run(run.head | {"methods": ["none", "vote-alltoall"], "baseline": None}, samples, run.end)
+    assert summarize(alone).answer is None
+    assert "Does it pay here? To tell needs a vote and a rival." in table.render(summarize(alone), "table")
 
 
 def test_each_row_is_held_against_the_fastest_rival_too():
@@ -100,8 +107,9 @@ def test_each_row_is_held_against_the_fastest_rival_too():
     ]
     run.samples += bf16
     run.head["methods"].append("bf16")
+    run.head["kinds"]["bf16"] = "rival"
     run.head["traffic"]["model"]["bf16"] = [[200, 200]] * 2
-    found = {row["method"]: row for row in rows.rows(run)}
+    found = {row["method"]: row for row in summarize(run).rows}
     vote = found["vote-alltoall"]
     assert (vote["rival"], vote["rival_verdict"]) == ("bf16", "faster")
     assert vote["speedup"] == pytest.approx(18 / 12)
@@ -110,24 +118,24 @@ def test_each_row_is_held_against_the_fastest_rival_too():
     assert [found[name]["rival_verdict"] for name in ("none", "gloo", "bf16")] == ["ceiling", "slower", "fastest rival"]
     for line in bf16:
         line["wrong"] = 1  # a rival that is wrong is none
-    assert rows.rows(run)[-1]["rival"] == "gloo"
+    assert summarize(run).rows[-1]["rival"] == "gloo"
 
 
 def test_ranks_that_are_not_bound_to_cores_are_warned_of():
-    assert "not bound" in "\n".join(table.notes(made_run(bound=False)))
-    assert "not bound" not in "\n".join(table.notes(made_run(bound=True)))
-    assert "not bound" not in "\n".join(table.notes(made_run(bound=False, ranks_per_core=2.0)))  # they cannot be
+    assert "not bound" in "\n".join(notes(summarize(made_run(bound=False))))
+    assert "not bound" not in "\n".join(notes(summarize(made_run(bound=True))))
+    assert "not bound" not in "\n".join(notes(summarize(made_run(bound=False, ranks_per_core=2.0))))  # they cannot be
 
 
 def test_the_breakdown_adds_up():
-    names, found = rows.breakdown(made_run())
+    names, found = summarize(made_run()).breakdown
     vote = next(row for row in found if row["method"] == "vote-alltoall")
     assert names == ["compute", "wait", "pack", "all-to-all", "step", "other"]
     assert sum(vote[name] for name in names if name != "wait") == pytest.approx(12e-3 * 0.75, rel=0.01)
 
 
 def test_overlapped_rows_tell_what_is_exposed():
-    found = {row["method"]: row for row in rows.rows(made_run(schedule="overlap"))}
+    found = {row["method"]: row for row in summarize(made_run(schedule="overlap")).rows}
     vote = found["vote-alltoall"]
     assert tuple(vote) == rows.OVERLAP_KEYS
     assert vote["iteration_s"] == pytest.approx(11e-3, rel=0.01)
@@ -138,15 +146,15 @@ def test_overlapped_rows_tell_what_is_exposed():
     assert vote["speedup"] == pytest.approx(14 / 11, rel=0.01)
     assert found["none"]["exposed_s"] is None
     assert found["none"]["verdict"] == "ceiling"
-    names, phases = rows.overlapped_breakdown(made_run(schedule="overlap"))
+    names, phases = summarize(made_run(schedule="overlap")).overlapped
     assert names == ["data", "forward", "backward", "step", "wait", "pack", "all-to-all"]
     assert phases[2]["pack"] == pytest.approx(5e-4 * 0.75, rel=0.01)
 
 
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
-@pytest.mark.parametrize("form", table.FORMATS)
+@pytest.mark.parametrize("form", formats.FORMATS)
 def test_every_form_tells_every_method(form, schedule):
-    text = table.render(made_run(schedule=schedule), form, per_iteration=True)
+    text = table.render(summarize(made_run(schedule=schedule)), form, per_iteration=True)
     keys = rows.OVERLAP_KEYS if schedule == "overlap" else rows.KEYS
     assert all(method in text for method in ("none", "gloo", "vote-alltoall"))
     if form == "json":
@@ -160,9 +168,9 @@ def test_every_form_tells_every_method(form, schedule):
 
 def test_a_sweep_has_a_row_for_each_size():
     run = made_run(sizes=(1024, 4096))
-    assert [(row["bytes"], row["method"]) for row in rows.rows(run)][:4] == [
+    assert [(row["bytes"], row["method"]) for row in summarize(run).rows][:4] == [
         (1024, "none"), (1024, "gloo"), (1024, "vote-alltoall"), (4096, "none")]  # fmt: skip
-    text = table.render(run, "table")
+    text = table.render(summarize(run), "table")
     assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
 
 
@@ -179,7 +187,7 @@ EVERY_KIND = [next(KEPT.glob(f"*-{name}.jsonl")) for name in (
 @pytest.mark.parametrize("path", EVERY_KIND, ids=lambda path: path.stem)
 def test_a_line_a_row_is_what_site_suites_search_for(path, capsys):
     assert report.main([str(path), "--format", "lines"]) == 0
-    lines, found = capsys.readouterr().out.splitlines(), rows.rows(records.read(path))
+    lines, found = capsys.readouterr().out.splitlines(), summarize(records.read(path)).rows
     assert len(lines) == len(found)
     for text, row in zip(lines, found, strict=True):
         read = LINE.fullmatch(text)
@@ -194,8 +202,8 @@ def test_a_line_a_row_is_what_site_suites_search_for(path, capsys):
 def test_a_line_without_a_baseline_or_enough_samples():
     run = made_run()
     run.head["baseline"] = None
-    assert LINE.fullmatch(table.render(run, "lines").splitlines()[2])["speedup"] == "-"
-    last = LINE.fullmatch(table.render(made_run(iterations=3), "lines").splitlines()[2])
+    assert LINE.fullmatch(table.render(summarize(run), "lines").splitlines()[2])["speedup"] == "-"
+    last = LINE.fullmatch(table.render(summarize(made_run(iterations=3)), "lines").splitlines()[2])
     assert last["verdict"] == "too-few-samples"
     assert last["ranks"] == "2"
 
@@ -208,4 +216,4 @@ def test_a_machine_is_told_by_what_it_is():
 
 
 def test_ratios_print_with_their_interval():
-    assert table.ratio_text(Median(1.234, 1.1, 123.4)) == "1.23 [1.10, 123]"
+    assert ratio_and_interval(Median(1.234, 1.1, 123.4)) == "1.23 [1.10, 123]"

@@ -13,7 +13,10 @@ from launch import ROOT, environment
 from made import kept, made_run
 
 from mpisign.report import __main__ as report
-from mpisign.report import charts, page, records, rows, table
+from mpisign.report import charts, looks, page, records, table
+from mpisign.report.formats import FORMATS
+from mpisign.report.notes import CROWDED, remarks
+from mpisign.report.summary import summarize
 
 HOSTILE = '<script>alert("$x$")</script>'
 
@@ -46,7 +49,7 @@ def refused(capsys, *arguments):
 def test_the_table_alone_loads_nothing_slow(tmp_path):
     path = kept(made_run(), tmp_path / "r.jsonl")
     program = (
-        f"import sys; from mpisign import report; code = report.main([{str(path)!r}]); "
+        f"import sys; from mpisign.report import __main__ as report; code = report.main([{str(path)!r}]); "
         "print(*sorted({name.split('.')[0] for name in sys.modules} & "
         "{'matplotlib', 'jinja2', 'scipy', 'torch', 'numba', 'mpi4py'}), 'code', code)"
     )
@@ -59,9 +62,9 @@ def test_the_table_alone_loads_nothing_slow(tmp_path):
 
 def test_report_redraws(tmp_path, capsys):
     path = kept(made_run(), tmp_path / "r.jsonl")
-    for form in table.FORMATS:
+    for form in FORMATS:
         assert report.main([str(path), "--format", form]) == 0
-        assert capsys.readouterr().out.strip() == table.render(made_run(), form)
+        assert capsys.readouterr().out.strip() == table.render(summarize(made_run()), form)
 
 
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
@@ -175,9 +178,9 @@ def bars(axes):
 
 
 def test_stacked_bars_have_no_gaps_and_the_breakdowns_length():
-    run = records.read(newest("resnet50-16-ranks"))
-    whole, alone = charts.stacked(run).axes
-    names, found = rows.breakdown(run)
+    summary = summarize(records.read(newest("resnet50-16-ranks")))
+    names, found = summary.breakdown
+    whole, alone = charts.stacked(summary, summary.breakdown).axes
     for axes, skipped in ((whole, ()), (alone, ("compute", "step", "wait"))):
         drawn = bars(axes)
         for place, row in enumerate(found):
@@ -188,8 +191,8 @@ def test_stacked_bars_have_no_gaps_and_the_breakdowns_length():
 
 
 def test_overlapped_bars_tell_what_is_exposed():
-    run = made_run(schedule="overlap")
-    whole = charts.stacked(run).axes[0]
+    summary = summarize(made_run(schedule="overlap"))
+    whole = charts.stacked(summary, summary.breakdown).axes[0]
     (rest, exposed) = bars(whole)[2]
     assert rest[1] == pytest.approx(10, rel=0.01)
     assert exposed[1] == pytest.approx(1, rel=0.01)
@@ -202,9 +205,9 @@ def test_every_sample_is_in_the_distribution(schedule):
     for line in run.samples:
         if line["iteration"] == 3 and line.get("method") == "gloo":
             line["seconds"] = 99.0
-    for axes, samples in zip(
-        charts.distribution(run).axes, (rows.iteration_samples(run), rows.comm_samples(run)), strict=True
-    ):
+    summary = summarize(run)
+    measured = summary.measured[None]
+    for axes, samples in zip(charts.distribution(summary).axes, (measured.iteration, measured.comm), strict=True):
         shown = {place: [] for place in range(3)}
         for line in axes.lines:
             if line.get_marker() == "o" and line.get_linestyle() == "None" and len(line.get_xdata()):
@@ -224,38 +227,37 @@ def test_few_methods_and_iterations_are_drawn_too(methods, schedule, iterations)
     run = made_run(schedule=schedule, iterations=iterations)
     run.head |= {"methods": methods, "baseline": "gloo" if "gloo" in methods else None}
     run.samples = [line for line in run.samples if line.get("method", methods[0]) in methods]
-    for draw in charts.drawings(run).values():
+    for draw in charts.drawings(summarize(run)).values():
         assert [label.get_text() for label in draw().axes[0].get_yticklabels()] == methods
 
 
 def test_scaling_and_sizes_show_the_medians_and_their_intervals():
-    runs = [made_run(ranks=ranks, slow=ranks) for ranks in (8, 2)]
-    figure = charts.scaling(runs)
+    figure = charts.scaling([summarize(made_run(ranks=ranks, slow=ranks)) for ranks in (8, 2)])
     assert [axes.get_title() for axes in figure.axes] == ["Iteration", "The exchange alone"]
     assert "2, 8 ranks" in figure.get_suptitle()
     curve = next(line for line in figure.axes[1].containers if line.get_label() == "vote-alltoall")
     assert list(curve[0].get_ydata()) == pytest.approx([4, 16], rel=0.01)
     sweep = made_run(sizes=(1024, 4096), ranks_per_core=2.0)
-    figure = charts.sizes(sweep)
+    summary = summarize(sweep)
+    figure = charts.sizes(summary)
     gloo = next(line for line in figure.axes[0].containers if line.get_label() == "gloo")
-    row = next(row for row in rows.rows(sweep) if row["method"] == "gloo")
+    row = next(row for row in summary.rows if row["method"] == "gloo")
     low, high = gloo[2][0].get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((1e3 * row["comm_low_s"], 1e3 * row["comm_high_s"]))
-    assert table.CROWDED in figure.get_suptitle()
-    assert table.CROWDED not in charts.sizes(made_run(sizes=(1024, 4096))).get_suptitle()
-    assert [axes.get_title() for axes in charts.scaling([sweep, redrawn(sweep, ranks=9)]).axes] == [
+    assert CROWDED in figure.get_suptitle()
+    assert CROWDED not in charts.sizes(summarize(made_run(sizes=(1024, 4096)))).get_suptitle()
+    assert [axes.get_title() for axes in charts.scaling([summary, summarize(redrawn(sweep, ranks=9))]).axes] == [
         "Exchange of 1K", "Exchange of 4K"]  # fmt: skip
 
 
 def test_votes_and_rivals_have_colours_of_their_own():
-    style = charts.looks(
-        ["none", "mpi", "powersgd-2", "powersgd-4", "vote-alltoall", "vote-alltoall-gloo", "vote-server"]
-    )
+    rivals, votes = ("mpi", "powersgd-2", "powersgd-4"), ("vote-alltoall", "vote-alltoall-gloo", "vote-server")
+    style = looks.looks({"none": "ceiling"} | dict.fromkeys(rivals, "rival") | dict.fromkeys(votes, "vote"))
     assert style["powersgd-2"]["color"] == style["powersgd-4"]["color"] != style["mpi"]["color"]
     assert style["vote-alltoall"]["color"] == style["vote-alltoall-gloo"]["color"] != style["vote-server"]["color"]
     assert style["vote-alltoall"]["linestyle"] != style["vote-alltoall-gloo"]["linestyle"]
     assert len({look["marker"] for look in style.values()}) == len(style)
-    assert not set(charts.COOL) & set(charts.WARM)
+    assert not set(looks.COOL) & set(looks.WARM)
 
 
 # What people see who lack one kind of cone: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009), severity 1.
@@ -276,7 +278,7 @@ def lab(linear):
 
 @pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize(
-    "palette", [(*charts.COOL, *charts.WARM), tuple(charts.PHASES.values())], ids=["methods", "phases"]
+    "palette", [(*looks.COOL, *looks.WARM), tuple(looks.PHASES.values())], ids=["methods", "phases"]
 )
 def test_the_colours_stay_apart_for_the_colour_blind(palette, sight):
     from matplotlib.colors import to_rgb
@@ -291,8 +293,9 @@ def test_the_colours_stay_apart_for_the_colour_blind(palette, sight):
 
 def drawn_page(run, path):
     """The page of a run, on the disk."""
-    svgs = {chart: charts.pictures(draw, [".svg"])[".svg"] for chart, draw in charts.drawings(run).items()}
-    path.write_text(page.render({HOSTILE: run}, {HOSTILE: svgs}, None))
+    summary = summarize(run)
+    svgs = {chart: charts.pictures(draw, [".svg"])[".svg"] for chart, draw in charts.drawings(summary).items()}
+    path.write_text(page.render({HOSTILE: summary}, {HOSTILE: svgs}))
     return path
 
 
@@ -309,24 +312,39 @@ def window():
         pytest.skip(f"no headless browser: {reason}")
 
 
-@pytest.mark.parametrize("name", ["resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile"])
-def test_a_browser_shows_the_page(window, tmp_path, name):
-    run = redrawn(made_run(), model=HOSTILE, device=HOSTILE) if name == "hostile" else records.read(newest(name))
-    opened = drawn_page(run, tmp_path / "page.html")
-    for width in (1280, 390):
-        seen = browser.look(tmp_path, opened, width)
+PAGES = ("resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile")
+WIDTHS = (1280, 390)
+
+
+@pytest.fixture(scope="module")
+def shown(window, tmp_path_factory):
+    """Each page's run, and what a browser shows of it at each width: one browser for all of them."""
+    folder = tmp_path_factory.mktemp("pages")
+    runs = {name: records.read(newest(name)) for name in PAGES[:-1]}
+    runs["hostile"] = redrawn(made_run(), model=HOSTILE, device=HOSTILE)
+    pages = {name: drawn_page(run, folder / f"{name}.html") for name, run in runs.items()}
+    seen = iter(browser.look(folder, [(page, width) for page in pages.values() for width in WIDTHS]))
+    return {name: (run, {width: next(seen) for width in WIDTHS}) for name, run in runs.items()}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_browser_shows_the_page(shown, name):
+    run, at_widths = shown[name]
+    summary = summarize(run)
+    for width, seen in at_widths.items():
         assert seen["complaints"] == seen["fetched"] == []
         assert seen["active"] == 0
         assert seen["width"] == width  # what is wider scrolls in a frame of its own
-        assert len(seen["charts"]) == len(charts.drawings(run))
+        assert len(seen["charts"]) == len(charts.drawings(summary))
         assert all(breadth > 300 and height > 150 for breadth, height in seen["charts"])
         assert min(seen["shapes"]) > 100
-    expected = [[part.headers, *part.cells] for part in table.parts(run)]
-    assert [[[cell.replace("\n", " ") for cell in row] for row in cells] for cells in seen["tables"]][:-3] == expected
-    assert {row[0]: row[1] for row in seen["tables"][-2]}["device"] == run.head["machine"]["device"]
-    assert all(note.removeprefix(page.WARNING) in seen["text"] for note in table.notes(run))
-    assert table.title(run) in seen["text"]
-    assert table.answer_line(run) in seen["text"]
+        expected = [[part.headers, *part.cells] for part in table.parts(summary)]
+        tables = [[[cell.replace("\n", " ") for cell in row] for row in cells] for cells in seen["tables"]]
+        assert tables[:-3] == expected
+        assert {row[0]: row[1] for row in seen["tables"][-2]}["device"] == run.head["machine"]["device"]
+        assert all(remark.text in seen["text"] for remark in remarks(summary))
+        assert table.title(run) in seen["text"]
+        assert table.answer_line(summary) in seen["text"]
 
 
 def test_the_charts_are_really_painted(window, tmp_path):
@@ -335,14 +353,14 @@ def test_the_charts_are_really_painted(window, tmp_path):
 
     picture = imread(browser.photograph(tmp_path, drawn_page(made_run(), tmp_path / "page.html"), 1280, 2400))
     assert picture.shape[:2] == (2400, 1280)
-    for colour in (charts.COOL[0], charts.WARM[0], charts.PHASES["compute"]):
+    for colour in (looks.COOL[0], looks.WARM[0], looks.PHASES["compute"]):
         assert (abs(picture[..., :3] - to_rgb(colour)).max(-1) < 0.01).sum() > 500
 
 
 def test_a_page_that_fetches_or_runs_something_is_found_out(window, tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text('<script>nothing()</script><img src="http://127.0.0.1:9/a.png">')
-    seen = browser.look(tmp_path, bad, 800)
+    (seen,) = browser.look(tmp_path, [(bad, 800)])
     assert seen["fetched"] == ["http://127.0.0.1:9/a.png"]
     assert seen["active"] == 2
     assert any("nothing is not defined" in line for line in seen["complaints"])

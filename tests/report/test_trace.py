@@ -9,7 +9,9 @@ from launch import run as launch
 from made import kept, made_run
 
 from mpisign.report import __main__ as report
-from mpisign.report import records, rows, table, trace
+from mpisign.report import notes, records, table, trace
+from mpisign.report.samples import FACTS_OF_A_LINE
+from mpisign.report.summary import summarize
 
 METHODS = "none,mpi,gloo,vote-alltoall,vote-hierarchical"
 TINY = ("-m", "mpisign.bench", "--model", "tiny", "--image-size", "32", "--bucket-mb", "0.02", "--methods", METHODS)
@@ -153,7 +155,7 @@ def check_time_line(run):
             seconds[name] += took
             if name in ("mpi", "gloo"):
                 at_once[kind, iteration, name].append((began, began + took))
-        named = {name: took for name, took in sample.items() if name not in rows.FACTS_OF_A_LINE}
+        named = {name: took for name, took in sample.items() if name not in FACTS_OF_A_LINE}
         if kind == "exchange":
             named[method] = sample["seconds"]
         elif kind == "overlapped" and not method.startswith("vote-"):
@@ -201,7 +203,7 @@ def test_a_trace_that_cannot_be_written_is_told(tmp_path, capsys):
 
 
 def test_the_table_of_a_traced_run_is_that_of_its_samples():
-    assert table.render(made_trace(2), "table") == table.render(made_run(iterations=2), "table")
+    assert table.render(summarize(made_trace(2)), "table") == table.render(summarize(made_run(iterations=2)), "table")
     with pytest.raises(ValueError, match="no time line"):
         trace.export(made_run(), None)
 
@@ -275,16 +277,16 @@ def test_barriers_and_checks_are_outside_the_samples(tmp_path):
 
 def test_what_measuring_costs_is_told_below_the_table():
     run = made_run()
-    assert not any(note.startswith("measuring") for note in table.notes(run))
+    assert not any(note.startswith("measuring") for note in notes.notes(summarize(run)))
     run.end["measuring"] = {"span_s": 6e-6, "spans_per_iteration": 20, "barrier_s": 2e-3, "check_s": 0.25}
     said = ("measuring: a span costs 6 us, 20 of them in an iteration are 1 % of it; outside the samples: a barrier, "
             "2 ms, and the check, 250 ms an exchange")  # fmt: skip
-    assert said in table.notes(run)
+    assert said in notes.notes(summarize(run))
     run = made_run(schedule="overlap")
     run.end["measuring"] = {"span_s": 1.1e-6, "spans_per_iteration": 100, "barrier_s": 2e-3, "check_s": 0.25,
                             "check_pieces_s": 0.01, "keep_pieces_s": 1e-3}  # fmt: skip
     assert any("are 1 % of it" in note and note.endswith("keeping the pieces to check, 1 ms")
-               for note in table.notes(run))  # fmt: skip
+               for note in notes.notes(summarize(run)))  # fmt: skip
     run = made_run(sizes=(64, 1024))
     run.end["measuring"] = {"span_s": 1e-6, "spans_per_iteration": 2, "barrier_s": 2e-3, "check_s": 0.25}
-    assert rows.share_of_spans(run) == pytest.approx(1e-3, rel=0.01)
+    assert notes.share_of_spans(summarize(run)) == pytest.approx(1e-3, rel=0.01)

@@ -1,0 +1,211 @@
+"""What has to be known about a table: what did not run, what the machine was, what to be careful with.
+
+NOTES has them all, in the order in which they are printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .statistics import ENOUGH
+from .summary import Summary
+from .text import milliseconds
+
+WARNING = "WARNING: "
+CROWDED = "more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
+SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
+
+
+class Note(NamedTuple):
+    """When a note applies to a run, what it then says, and whether it is a warning."""
+
+    applies: Callable[[Summary], bool]
+    says: Callable[[Summary], str]
+    warning: bool = False
+
+
+class Remark(NamedTuple):
+    """A note on one run."""
+
+    text: str
+    warning: bool
+
+
+def remarks(summary: Summary) -> list[Remark]:
+    """Return the notes that apply to a run, in order."""
+    skipped = summary.run.head["skipped"]
+    return [
+        *(Remark(f"{method} did not run: {why}", warning=False) for method, why in skipped.items()),
+        *(Remark(note.says(summary), note.warning) for note in NOTES if note.applies(summary)),
+    ]
+
+
+def notes(summary: Summary) -> list[str]:
+    """Return the notes that apply to a run as lines; WARNING leads a warning."""
+    return [(WARNING if remark.warning else "") + remark.text for remark in remarks(summary)]
+
+
+def _always(summary: Summary) -> bool:
+    return True
+
+
+def _machine(summary: Summary) -> dict[str, Any]:
+    facts: dict[str, Any] = summary.run.head["machine"]
+    return facts
+
+
+def _config(summary: Summary) -> dict[str, Any]:
+    config: dict[str, Any] = summary.run.head["config"]
+    return config
+
+
+def _hardware(summary: Summary) -> str:
+    machine = _machine(summary)
+    return (
+        f"machine: {machine['device']}, {machine['cores']} cores, {machine['nodes']} node(s), "
+        f"{machine['ranks']} ranks, {machine['ranks_per_core']:.3g} ranks per core, "
+        f"{machine['torch_threads']} torch thread(s) a rank"
+    )
+
+
+def _software(summary: Summary) -> str:
+    machine = _machine(summary)
+    return (
+        f"software: {machine['mpi']} (thread level {machine['thread_level']}), torch {machine['torch']}, "
+        f"numba {machine['numba']}, mpi4py {machine['mpi4py']}, Python {machine['python']}, "
+        f"mpisign commit {machine['commit']}"
+    )
+
+
+def _device_memory(summary: Summary) -> str:
+    fault = _machine(summary)["device_memory_fault"]
+    return f"votes over MPI go {'from device memory' if fault is None else f'by way of the host: {fault}'}"
+
+
+def _memory(summary: Summary) -> str:
+    return f"memory: at most {max(summary.run.end['peak_bytes']) / 1e9:.2f} GB resident in a rank"
+
+
+def _vote(summary: Summary) -> str:
+    config = _config(summary)
+    traitors = f"{config['adversaries']} ({config['adversary']})" if config["adversaries"] else "0"
+    return f"vote: tie rule {config['tie']}, momentum {config['momentum']}, traitors: {traitors}; seed {config['seed']}"
+
+
+def _crowded(summary: Summary) -> bool:
+    return bool(_machine(summary)["ranks_per_core"] > 1)
+
+
+def _unbound(summary: Summary) -> bool:
+    return not _crowded(summary) and _machine(summary).get("bound") is False
+
+
+def _settled(summary: Summary) -> int:
+    return 1 if summary.is_sweep else SETTLED
+
+
+def _few_warm_up(summary: Summary) -> str:
+    warmup, settled = _config(summary)["warmup"], _settled(summary)
+    return f"{warmup} warm-up iterations: the first {settled} make the exchanges' plans"
+
+
+def _few_iterations(summary: Summary) -> str:
+    fewest, _ = summary.iterations
+    covered = 1 - 2.0 ** (1 - fewest)
+    return f"{fewest} iterations: intervals are the range, which covers the median with {covered:.1%}, not 95 %"
+
+
+def _too_wide(summary: Summary) -> bool:
+    until = _config(summary).get("until")
+    return bool(until and summary.widest > until)
+
+
+def _narrow(summary: Summary) -> bool:
+    return bool(_config(summary).get("until")) and not _too_wide(summary)
+
+
+def _until(summary: Summary) -> str:
+    config = _config(summary)
+    return (
+        f"asked to go on, for {config['time_cap']:.0f} s at most, until every speed-up's interval is within "
+        f"{config['until']:.3g} of it to each side: within {summary.widest:.2g}"
+    )
+
+
+def share_of_spans(summary: Summary) -> float:
+    """Return what share of the shortest iteration of a vote (of any method, without one) its spans take themselves."""
+    smallest = min(_config(summary)["sizes"], default=None)
+    iterations, kinds = summary.measured[smallest].iteration, summary.run.kinds
+    votes = [samples for method, samples in iterations.items() if kinds[method] == "vote"]
+    shortest = min(float(np.median(samples)) for samples in votes or iterations.values())
+    measuring = summary.run.end["measuring"]
+    return float(measuring["spans_per_iteration"] * measuring["span_s"] / shortest)
+
+
+def _measuring(summary: Summary) -> str:
+    """Say what measuring itself costs."""
+    cost = summary.run.end["measuring"]
+    line = (
+        f"measuring: a span costs {1e6 * cost['span_s']:.2g} us, {cost['spans_per_iteration']} of them in an iteration "
+        f"are {100 * share_of_spans(summary):.2g} % of it; outside the samples: a barrier, "
+        f"{milliseconds(cost['barrier_s'])} ms, and the check, {milliseconds(cost['check_s'])} ms an exchange"
+    )
+    if "keep_pieces_s" not in cost:
+        return line
+    return (
+        f"{line}, {milliseconds(cost['check_pieces_s'])} ms an overlapped iteration; within these, for every method: "
+        f"keeping the pieces to check, {milliseconds(cost['keep_pieces_s'])} ms"
+    )
+
+
+def _replicas(summary: Summary) -> str:
+    identical = summary.run.end["replicas_identical"]
+    return "replicas: " + ("bit-identical on all ranks" if identical else "DIFFER between ranks")
+
+
+NOTES = (
+    Note(_always, _hardware),
+    Note(_always, _software),
+    Note(lambda summary: bool(_machine(summary).get("gpus")), _device_memory),
+    Note(_always, _memory),
+    Note(_always, _vote),
+    Note(
+        lambda summary: _machine(summary)["ranks"] == 1,
+        lambda summary: "one rank: there is nothing to exchange; the times are those of the coding alone",
+    ),
+    Note(_crowded, lambda summary: CROWDED, warning=True),
+    Note(
+        _unbound,
+        lambda summary: (
+            "ranks are not bound to cores: as their threads wander, a sample resembles the one before it, "
+            "and verdicts are wrong more often than they say (docs/measuring.md; mpirun -bind-to core, or the like)"
+        ),
+        warning=True,
+    ),
+    Note(lambda summary: _config(summary)["warmup"] < _settled(summary), _few_warm_up, warning=True),
+    Note(lambda summary: summary.iterations[0] < ENOUGH, _few_iterations, warning=True),
+    Note(_too_wide, _until, warning=True),
+    Note(_narrow, _until),
+    Note(
+        lambda summary: _config(summary)["adversaries"] > 0,
+        lambda summary: (
+            "a vote's times include what a traitor takes to make its lie up; a dense method's only if overlapped"
+        ),
+    ),
+    Note(
+        lambda summary: bool(summary.run.head["lossy"]),
+        lambda summary: "checked of PowerSGD, which is lossy: only that all ranks get the same bits",
+    ),
+    Note(
+        lambda summary: summary.overlaps,
+        lambda summary: (
+            "checked: each exchange of a held gradient in full, each overlapped one on a piece of every "
+            "bucket, another each time; keeping all of them would cost time"
+        ),
+    ),
+    Note(lambda summary: "measuring" in summary.run.end, _measuring),
+    Note(lambda summary: summary.run.end.get("replicas_identical") is not None, _replicas),
+)

@@ -1,0 +1,100 @@
+"""`mpisign.report FILE...`: print the tables of records again, draw their charts, and make a page of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import records, table
+from .records import Run
+from .summary import Summary, summarize
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the tables, and write charts and a page if they are asked for; return the exit code.
+
+    Raises:
+        ValueError: an argument or a record won't do.
+        OSError: a file can't be read or written.
+
+    """
+    runs = settle(options)
+    summaries = list(map(summarize, runs))
+    between = "\n" if options.format == "lines" else "\n\n"
+    tables = (table.render(each, options.format, per_iteration=options.per_iteration) for each in summaries)
+    print(between.join(tables), flush=True)
+    if options.figures or options.html:
+        _draw(options, dict(zip((path.stem for path in options.files), summaries, strict=True)))
+    return 0
+
+
+def settle(options: argparse.Namespace) -> list[Run]:
+    """Read the records, and refuse what can't be printed or drawn before anything is.
+
+    Raises:
+        ValueError: an argument or a record won't do.
+        OSError: a record can't be read.
+
+    """
+    runs = [records.read(path) for path in options.files]
+    if options.baseline:
+        for path, run in zip(options.files, runs, strict=True):
+            _set_baseline(path, run, baseline=options.baseline)
+    if options.figures or options.html:
+        _refuse_charts(options, runs)
+    return runs
+
+
+def _set_baseline(path: Path, run: Run, *, baseline: str) -> None:
+    able = [method for method in run.head["methods"] if run.kinds[method] != "ceiling"]
+    if baseline not in able:
+        raise ValueError(f"--baseline: {path} has no {baseline}, only {', '.join(able)}")
+    run.head["baseline"] = baseline
+
+
+def _refuse_charts(options: argparse.Namespace, runs: Sequence[Run]) -> None:
+    """Raise a ValueError if the charts can't be drawn or written."""
+    from . import charts
+
+    stems = [path.stem for path in options.files]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ValueError(f"two of the records are called {stem}: their charts would be, too")
+    if reason := charts.missing():
+        raise ValueError(reason)
+    if reason := charts.misfit(runs):
+        raise ValueError(f"these records cannot be drawn together: {reason}")
+    if options.html in options.files:
+        raise ValueError(f"--html: {options.html} is one of the records")
+    for option, path in (("--figures", options.figures and options.figures / "x"), ("--html", options.html)):
+        fault = path and records.unwritable(path)
+        if fault:
+            raise ValueError(f"{option}: {fault}")
+
+
+def _draw(options: argparse.Namespace, summaries: dict[str, Summary]) -> None:
+    """Draw the charts of runs, by name, and write them as files, as a page, or both."""
+    from . import charts, page
+
+    suffixes = (".svg", ".png") if options.figures else (".svg",)
+    drawn = {
+        name: {chart: charts.pictures(draw, suffixes) for chart, draw in charts.drawings(summary).items()}
+        for name, summary in summaries.items()
+    }
+    runs = list(summaries.values())
+    together = charts.pictures(lambda: charts.scaling(runs), suffixes) if len(runs) > 1 else {}
+    if options.figures:
+        pictures = {f"{name}-{chart}": both for name, charted in drawn.items() for chart, both in charted.items()}
+        for name, both in (pictures | ({"scaling": together} if together else {})).items():
+            for suffix, picture in both.items():
+                _write(options.figures / f"{name}{suffix}", picture)
+    if options.html:
+        svgs = {name: {chart: both[".svg"] for chart, both in charted.items()} for name, charted in drawn.items()}
+        _write(options.html, page.render(summaries, svgs, together=together.get(".svg")).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    records.write_bytes(path, content)
+    print(f"mpisign.report: wrote {path}", file=sys.stderr)

@@ -1,0 +1,110 @@
+"""From the lines of a record to samples: one an iteration and method, its slowest rank's."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .records import Run
+
+Line = dict[str, Any]
+Lines = Sequence[Line]
+Grouped = Mapping[tuple[str, int | None], Mapping[str, Lines]]  # by type and size, then by method
+Samples = dict[str, NDArray[np.float64]]  # by method: seconds, one an iteration
+
+COMPUTE_SPANS = ("data", "forward", "backward", "step")
+FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "wrong")  # everything else is a span
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model, or of one size of a sweep.
+
+    `compute` has the samples of an iteration's own work, a single 0 in a sweep. `comm` has those of the exchange, and
+    `iteration` those of a whole iteration under the run's schedule (in a sweep they are the same). `wrong` is the most
+    wrong coordinates that an exchange of a method had; None for a ceiling.
+    """
+
+    compute: NDArray[np.float64]
+    comm: Samples
+    iteration: Samples
+    wrong: dict[str, int | None]
+
+
+def grouped(run: Run) -> Grouped:
+    """Return the samples of a run by type and size (None without one), and then by method ("" without one)."""
+    groups: dict[tuple[str, int | None], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in run.samples:
+        groups[line["type"], line.get("bytes")][line.get("method", "")].append(line)
+    return dict(groups)
+
+
+def measured(run: Run, size: int | None = None, *, groups: Grouped | None = None) -> Measured:
+    """Return what a run has measured so far, of one size in a sweep; `groups` is its lines, if they are grouped."""
+    groups = grouped(run) if groups is None else groups
+    exchanges, overlapped = (groups.get((kind, size), {}) for kind in ("exchange", "overlapped"))
+    comm = _by_method(exchanges)
+    iteration = _by_method(overlapped)
+    compute = compute_samples(groups.get(("compute", None), {}).get("", ()))
+    if not iteration:
+        iteration = {method: compute + samples for method, samples in comm.items()}
+    wrong: dict[str, int | None] = {}
+    for lines_of in (exchanges, overlapped):
+        for method, lines in lines_of.items():
+            most = max(line["wrong"] for line in lines)
+            wrong[method] = None if run.kinds[method] == "ceiling" else max(most, wrong.get(method) or 0)
+    return Measured(compute, comm, iteration, wrong)
+
+
+def _by_method(lines_of: Mapping[str, Lines]) -> Samples:
+    return {method: slowest(lines, ("seconds",)) for method, lines in lines_of.items()}
+
+
+def compute_samples(lines: Lines) -> NDArray[np.float64]:
+    """Return the samples of an iteration's own work from the lines "compute"; a single 0 in a sweep, without any."""
+    return slowest(lines, COMPUTE_SPANS) if lines else np.zeros(1)
+
+
+def slowest(lines: Lines, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return one sample an iteration: the seconds under those names of its slowest rank."""
+    at = places(lines)
+    samples = np.zeros(at.max(initial=-1) + 1)
+    np.maximum.at(samples, at, sum(column(lines, name) for name in names))
+    return samples
+
+
+def column(lines: Lines, name: str) -> NDArray[np.float64]:
+    """Return what each line has under `name`, 0 where it has nothing."""
+    return np.fromiter(map(dict.get, lines, repeat(name), repeat(0.0)), float, len(lines))
+
+
+def places(lines: Lines) -> NDArray[np.intp]:
+    """Return which of the iterations, in order, each line belongs to."""
+    return np.unique(column(lines, "iteration"), return_inverse=True)[1]
+
+
+def iterations(run: Run) -> tuple[int, int]:
+    """Return how many iterations were measured: the fewest and the most of any method, and size in a sweep."""
+    kind = "overlapped" if run.head["config"]["schedule"] == "overlap" else "exchange"
+    counts = Counter((line.get("bytes"), line["method"]) for line in run.samples if line["type"] == kind)
+    ranks = run.head["machine"]["ranks"]
+    return min(counts.values()) // ranks, max(counts.values()) // ranks
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the spans of an exchange in order: wait and pack first, vote and unpack last, collectives between them."""
+    seen = set(names)
+    collectives = sorted(seen - {"wait", "pack", "vote", "unpack"})
+    return [name for name in ("wait", "pack", *collectives, "vote", "unpack") if name in seen]
+
+
+def spans_of(lines: Iterable[Line]) -> list[str]:
+    """Return the spans of exchanges that these lines have, in order."""
+    seen: set[str] = set().union(*lines)
+    return in_order(seen - {*FACTS_OF_A_LINE, *COMPUTE_SPANS})

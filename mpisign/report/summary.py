@@ -1,0 +1,63 @@
+"""A finished run, summed up once: tables, notes, charts and pages take their numbers from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import phases, samples
+from .phases import Phases
+from .records import Run
+from .rows import Comparison, Row, overlapped_rows, serial_rows, widest_interval
+from .samples import Measured
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run says.
+
+    `measured` has its samples by size; the size of a model is None. `answer`, `breakdown` and
+    `overlapped` (the phases of an overlapped iteration) are of a model alone, the last under the schedule "overlap"
+    alone. `iterations` is how many there were, the fewest and the most; `widest` is how far the interval of any
+    speed-up reaches to a side, as a share of it.
+    """
+
+    run: Run
+    measured: dict[int | None, Measured]
+    rows: list[Row]
+    answer: Row | None
+    breakdown: Phases | None
+    overlapped: Phases | None
+    iterations: tuple[int, int]
+    widest: float
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether bare vectors of several sizes were exchanged, and no model's gradient."""
+        return bool(self.run.head["config"]["sizes"])
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the run's schedule is "overlap"."""
+        return bool(self.run.head["config"]["schedule"] == "overlap")
+
+
+def summarize(run: Run) -> Summary:
+    """Sum up a run that has all its samples."""
+    config, groups = run.head["config"], samples.grouped(run)
+    sweep, overlaps = bool(config["sizes"]), config["schedule"] == "overlap"
+    measured = {size: samples.measured(run, size, groups=groups) for size in config["sizes"] or [None]}
+    comparisons = {size: Comparison(run, one) for size, one in measured.items()}
+    if overlaps:
+        rows = overlapped_rows(run, comparisons[None])
+    else:
+        rows = [row for size, one in comparisons.items() for row in serial_rows(run, one, size=size)]
+    return Summary(
+        run,
+        measured,
+        rows,
+        answer=None if sweep else comparisons[None].answer(),
+        breakdown=None if sweep else phases.breakdown(run, groups),
+        overlapped=phases.overlapped_breakdown(run, groups) if overlaps else None,
+        iterations=samples.iterations(run),
+        widest=max(widest_interval(run, one) for one in measured.values()),
+    )

@@ -1,0 +1,45 @@
+"""Numbers as text: times, ratios, sizes and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .statistics import Median
+
+
+def milliseconds(seconds: float) -> str:
+    """Return seconds as milliseconds, four digits."""
+    return f"{1e3 * seconds:.4g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
+def megabytes(count: float) -> str:
+    """Return bytes as megabytes, three digits."""
+    return f"{count / 1e6:.3g}" if count < 1e9 else f"{count / 1e6:.0f}"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals, large ones without; nothing for None."""
+    return "" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def interval(low: float, high: float, *, form: Callable[[float], str]) -> str:
+    """Return an interval whose ends `form` writes."""
+    return f"[{form(low)}, {form(high)}]"
+
+
+def ratio_and_interval(middle: Median) -> str:
+    """Return a ratio with its interval."""
+    return f"{ratio(middle.median)} {interval(middle.low, middle.high, form=ratio)}"
+
+
+def milliseconds_and_interval(middle: Median) -> str:
+    """Return seconds with their interval, both as milliseconds."""
+    return f"{milliseconds(middle.median)} {interval(middle.low, middle.high, form=milliseconds)}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as K, M or G where that is whole."""
+    for unit, bytes_of in (("G", 2**30), ("M", 2**20), ("K", 2**10)):
+        if count % bytes_of == 0:
+            return f"{count // bytes_of}{unit}"
+    return str(count)
