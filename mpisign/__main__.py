@@ -81,6 +81,15 @@ def _share(text: str) -> Fraction:
 WRITERS: dict[str, Callable[[Sequence[str]], None]] = {"slurm": slurm, "photos": photos}
 
 
+class _Version(argparse.Action):
+    """Print the version on one rank and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        if launch.launched()[2] == 0:
+            print(f"{PROGRAM} {__version__}")
+        parser.exit()
+
+
 def _parser() -> options.Parser:
     described = PROGRAMS | {name: str(write.__doc__).rstrip(".") for name, write in WRITERS.items()}
     listed = "\n".join(f"  {name:<8}{text[0].lower()}{text[1:]}" for name, text in described.items())
@@ -90,8 +99,7 @@ def _parser() -> options.Parser:
         epilog=f"commands (COMMAND --help tells more):\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = f"{PROGRAM} {__version__}" if launch.launched()[2] == 0 else ""  # one rank prints it
-    parser.add_argument("--version", action="version", version=version, help="print the version")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("command", choices=tuple(described), metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its own")
     return parser
