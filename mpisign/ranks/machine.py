@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -24,7 +26,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,
-        "mpisign": version("mpisign"),
+        "mpisign": __version__,
         "commit": _commit(),
     }
 

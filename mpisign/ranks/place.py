@@ -118,7 +118,7 @@ TRIAL = """
 import sys
 import torch
 from mpi4py import MPI
-from mpisign.ranks.launch import cuda_aware
+from mpisign.ranks.machine import cuda_aware
 
 if sys.argv[1] == "cpu" or cuda_aware():
     print("claims", flush=True)

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from launch import ROOT, environment, mpirun, our_lines, run
+from launch import environment, mpirun, our_lines, run
 
 from mpisign.methods.method import MATRICES, NCCL
 from mpisign.methods.table import METHODS
@@ -108,7 +108,7 @@ def test_a_sweep_over_sizes(tmp_path):
 
 
 def test_real_pictures(tmp_path):
-    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "make_photos.py", tmp_path / "photos"], check=True,
+    made = subprocess.run([sys.executable, "-m", "mpisign", "photos", tmp_path / "photos"], check=True,
                           capture_output=True, text=True)  # fmt: skip
     assert made.stdout.startswith("80 pictures in")
     ended = run(2, *TINY, "--data", "photos", "--methods", "gloo,vote-alltoall", "--output", "r.jsonl", cwd=tmp_path)
@@ -120,7 +120,7 @@ def test_real_pictures(tmp_path):
 
 
 def test_real_pictures_in_two_parts(tmp_path):
-    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "make_photos.py", tmp_path, "--validate", "1/5"],
+    made = subprocess.run([sys.executable, "-m", "mpisign", "photos", tmp_path, "--validate", "1/5"],
                           check=True, capture_output=True, text=True)  # fmt: skip
     assert made.stdout.startswith("80 pictures in")
     pictures = {

@@ -32,7 +32,7 @@ def slurm(tmp_path_factory):
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "photos"
-    command = [sys.executable, ROOT / "benchmarks" / "make_photos.py", folder, "--validate", "0.2"]
+    command = [sys.executable, "-m", "mpisign", "photos", folder, "--validate", "0.2"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from launch import ROOT, environment, mpirun, our_lines, run
+from launch import environment, mpirun, our_lines, run
 
 from mpisign.train import checkpoint
 from mpisign.train.recipe import Recipe
@@ -41,7 +41,7 @@ def stopping(step, rank=1):
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "photos"
-    command = [sys.executable, ROOT / "benchmarks" / "make_photos.py", folder, "--validate", "0.2"]
+    command = [sys.executable, "-m", "mpisign", "photos", folder, "--validate", "0.2"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 

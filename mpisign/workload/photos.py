@@ -1,17 +1,9 @@
-"""Real pictures without a download: scikit-learn's two photographs, cut into a small labelled ImageFolder tree.
+"""Real pictures without a download: scikit-learn's two photographs, cut into a small labelled ImageFolder tree."""
 
-    python benchmarks/make_photos.py FOLDER [--validate FRACTION]
+from __future__ import annotations
 
-makes FOLDER/china/*.jpg and FOLDER/flower/*.jpg; the label is the photograph that a tile was cut from. With
-`--validate 1/5` every fifth tile of each class goes to FOLDER/val/<class>/, the others to FOLDER/train/<class>/.
-"""
-
-import argparse
 from fractions import Fraction
 from pathlib import Path
-
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 TILE = 80  # pixels; each photograph is 427 x 640
 
@@ -22,7 +14,23 @@ def part(tile: int, validate: Fraction) -> str:
 
 
 def make_photos(folder: Path, validate: Fraction | None = None) -> int:
-    """Write the tiles below `folder`; return how many there are."""
+    """Write the tiles to FOLDER/<class>/, one class for each photograph; return how many there are.
+
+    With `validate` that share of each class goes to FOLDER/val/<class>/, the others to FOLDER/train/<class>/.
+
+    Raises:
+        ValueError: scikit-learn, which brings the photographs, is missing.
+        OSError: a file can't be written.
+
+    """
+    try:
+        from PIL import Image
+        from sklearn.datasets import load_sample_images
+    except ImportError as error:
+        raise ValueError(
+            f"the photographs are scikit-learn's, and {error.name} is missing: python -m pip install 'mpisign[photos]'"
+        ) from None
+
     photographs = load_sample_images()
     made = 0
     for name, pixels in zip(photographs.filenames, photographs.images, strict=True):
@@ -44,27 +52,3 @@ def make_photos(folder: Path, validate: Fraction | None = None) -> int:
             picture.crop((left, top, left + TILE, top + TILE)).save(target / file, quality=95)
             made += 1
     return made
-
-
-def fraction(text: str) -> Fraction:
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
-
-
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("folder", type=Path, metavar="FOLDER")
-    arguments.add_argument(
-        "--validate", type=fraction, metavar="FRACTION", help="split off so much, 0.2 or 1/5, as val"
-    )
-    options = arguments.parse_args()
-    print(f"{make_photos(options.folder, options.validate)} pictures in {options.folder}")
-
-
-if __name__ == "__main__":
-    main()
