@@ -59,7 +59,7 @@ def _delay(sent: Any, turn: Turn) -> None:
 
 
 def _size(gradient: Floats) -> np.float32:
-    """Return the root mean square: what is sent instead is of the same size, or it would be told at a glance."""
+    """Return the root mean square: what is sent instead has the same size, lest it be conspicuous."""
     import numpy as np
 
     return np.float32(np.sqrt(np.mean(np.square(gradient), dtype=np.float64))) if len(gradient) else np.float32(0)
@@ -96,13 +96,24 @@ ADVERSARIES: dict[str, Adversary] = {
 }  # fmt: skip
 
 
+class Memory(NamedTuple):
+    """What a traitor would honestly have sent for a bucket: words or a gradient."""
+
+    step: int
+    latest: Any  # in that step
+    before: Any  # in the one before
+
+
 class Traitor:
-    """A rank that lies. `seed` is the run's, the same on all ranks; `memory` is what "delayed" needs between steps."""
+    """A rank that does not send what it should.
+
+    `seed` is the run's, the same on all ranks. `memory` is what "delayed" needs between steps.
+    """
 
     def __init__(self, name: str, seed: int, rank: int) -> None:
         self.kind, self.seed, self.rank = ADVERSARIES[name], seed, rank
         self.remembers = name == "delayed"
-        self.memory: dict[int, tuple[int, Any, Any]] = {}  # bucket -> step, its honest words or gradient, those before
+        self.memory: dict[int, Memory] = {}  # by bucket
 
     def lie_in_words(self, words: Words, n: int, bucket: int, step: int) -> None:
         """Replace the words of a bucket of n coordinates, in place."""
@@ -120,14 +131,14 @@ class Traitor:
         return Turn(n, self._previous(honest, bucket, step) if self.remembers else honest, own, shared)
 
     def _previous(self, honest: T, bucket: int, step: int) -> T:
-        """Return the honest form of the step before; asked again in the same step, the same."""
-        known = self.memory.get(bucket)
-        if known is None or known[1].shape != honest.shape:
-            known = (step, honest.copy(), honest.copy())
-        elif known[0] != step:
-            known = (step, honest.copy(), known[1])
-        self.memory[bucket] = known
-        previous: T = known[2]
+        """Return the honest form of the step before; a second call in the same step returns the same."""
+        memory = self.memory.get(bucket)
+        if memory is None or memory.latest.shape != honest.shape:
+            memory = Memory(step, honest.copy(), honest.copy())
+        elif memory.step != step:
+            memory = Memory(step, honest.copy(), memory.latest)
+        self.memory[bucket] = memory
+        previous: T = memory.before
         return previous
 
 

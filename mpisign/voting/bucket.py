@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Bucket(Protocol):
-    """What is asked of a bucket: torch.distributed.GradBucket has it."""
+    """The part of torch.distributed.GradBucket that the hooks use."""
 
     def index(self) -> int: ...
     def buffer(self) -> Tensor: ...
@@ -20,7 +20,7 @@ class Bucket(Protocol):
 
 @dataclass(frozen=True)
 class HeldBucket:
-    """A bucket that outlives its step of backward: what hooks ask of a GradBucket."""
+    """A bucket that outlives its step of backward, with a GradBucket's methods."""
 
     number: int
     tensor: Tensor
@@ -40,5 +40,6 @@ class HeldBucket:
         return self.last
 
     def gradients(self) -> list[Tensor]:
+        """Return the part of each parameter, in its shape; the parts share the memory of the bucket."""
         pieces = torch.split(self.tensor, [part.numel() for part in self.parts])
         return [piece.view_as(part) for piece, part in zip(pieces, self.parts, strict=True)]

@@ -213,10 +213,17 @@ class Hierarchical(Exchange):
 EXCHANGES: dict[str, type[Exchange]] = {kind.name: kind for kind in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
 
 
-def exchange_class(name: str) -> type[Exchange]:
-    """Return EXCHANGES[name], or raise a ValueError that lists the names."""
+def exchange_class(name: str, *, counters: bool = True) -> type[Exchange]:
+    """Return EXCHANGES[name]; `counters` says whether there is a carrier that sums counters.
+
+    Raises:
+        ValueError: there is no such exchange, or it needs counters.
+
+    """
     if name not in EXCHANGES:
         raise ValueError(f"exchange: unknown name {name!r}, choose from {', '.join(EXCHANGES)}")
+    if EXCHANGES[name].counts and not counters:
+        raise ValueError(f"exchange: {name!r} sums counters, which takes words of the host over MPI")
     return EXCHANGES[name]
 
 
@@ -231,8 +238,7 @@ def plan_over(carrier: Carrier, W: int, exchange: str, tie: str, seed: int) -> E
 
     def check() -> None:
         check_tie(tie)
-        if exchange_class(exchange).counts and not hasattr(carrier, "counters"):
-            raise ValueError(f"exchange: {exchange!r} sums counters, which takes words of the host over MPI")
+        exchange_class(exchange, counters=hasattr(carrier, "counters"))
 
     agree(carrier, (exchange, W, tie, seed), check)
     return EXCHANGES[exchange](carrier, W, tie, seed)

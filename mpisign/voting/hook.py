@@ -18,6 +18,7 @@ from ..ranks.agreement import agree
 from ..ranks.clock import Spans
 from .adversary import Traitor, check_adversary
 from .bucket import Bucket
+from .carriers import GroupComm
 from .exchange import exchange_class
 from .momentum import Momentum
 from .schedule import Scheduler, check_schedule
@@ -43,19 +44,24 @@ class VoteState:
         takes_device_memory: Whether MPI is CUDA-aware. A wrong claim ends in a segmentation fault (see `place`).
 
     Raises:
-        ValueError: on all ranks, if on any: an unknown exchange, tie rule, adversary or schedule, momentum outside
-            [0, 1), too low a thread level of MPI, or ranks that ask for different votes.
+        ValueError: on all ranks, if on any: an unknown exchange, tie rule, adversary or schedule, an exchange that a
+            process group cannot do, momentum outside [0, 1), too low a thread level of MPI, or ranks that ask for
+            different votes.
 
     """
 
     def __init__(
-        self, comm: "MPI.Comm", momentum: float = 0.9, *, exchange: str = "alltoall", tie: str = "positive",
+        self, comm: "MPI.Comm | GroupComm", momentum: float = 0.9, *, exchange: str = "alltoall", tie: str = "positive",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
         takes_device_memory: bool = False,
     ) -> None:  # fmt: skip
         from mpi4py import MPI
 
-        agree(comm, (exchange, tie, momentum, seed), lambda: _check(momentum, exchange, tie, adversary, schedule))
+        def check() -> None:
+            exchange_class(exchange, counters=not isinstance(comm, GroupComm))
+            _check(momentum, tie, adversary, schedule)
+
+        agree(comm, (exchange, tie, momentum, seed), check)
         # Tuned: what the caller has chosen; `schedule` and `observer` may be changed between steps.
         self._exchange, self._takes_device_memory = exchange, takes_device_memory
         self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
@@ -161,8 +167,7 @@ class VoteState:
         return buffer
 
 
-def _check(momentum: float, exchange: str, tie: str, adversary: str | None, schedule: str) -> None:
-    exchange_class(exchange)
+def _check(momentum: float, tie: str, adversary: str | None, schedule: str) -> None:
     ties.check_tie(tie)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: must be in [0, 1), got {momentum}")

@@ -268,10 +268,11 @@ def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
 
 
 def test_a_process_group_sums_no_counters(comm):
-    group = GroupComm(comm, "gloo").Dup()
+    group = GroupComm(comm, "gloo")
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
         plan_for(group, "reduce", 5, "positive", 0, torch.device("cpu"))
-    group.Free()
+    with pytest.raises(ValueError, match="exchange: 'hierarchical' sums counters"):
+        mpisign.VoteState(group, exchange="hierarchical")
 
 
 def test_nan_votes_plus_one(comm):
