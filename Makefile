@@ -1,4 +1,5 @@
 # make bench   set up, then measure: does the vote pay here?
+# make check   set up, then what is quick: formatting, types, layers, tests that start no ranks
 # make test    set up, then every check and test
 # make test-slurm  set up, then slurm/ on a real Slurm that is installed and started here (takes root; else it says so)
 # make readme  draw the tables and charts of README.md, docs/ and results/README.md anew from results/published/
@@ -13,8 +14,8 @@ VENV ?= .venv$(if $(filter mpich,$(MPI)),,-$(or $(MPI),system))
 RANKS ?= 16
 MODEL ?= resnet50
 
-ifneq ($(and $(filter test,$(MAKECMDGOALS)),$(filter-out mpich,$(or $(MPI),system))),)
-$(error make test takes the wheels of MPICH and Open MPI: leave MPI alone)
+ifneq ($(and $(filter check test,$(MAKECMDGOALS)),$(filter-out mpich,$(or $(MPI),system))),)
+$(error make check and make test take the wheels of MPICH and Open MPI: leave MPI alone)
 endif
 
 bin := $(VENV)/bin
@@ -29,11 +30,14 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export OMPI_MCA_mpi_yield_when_idle = 1
 endif
 
-.PHONY: bench test test-slurm readme clean
+.PHONY: bench check test test-slurm readme clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed
 	$(mpirun) -n $(RANKS) $(bin)/python -m mpisign.bench --model $(MODEL)
+
+check: $(VENV)/installed-test
+	$(bin)/python tests/run.py --check
 
 test: $(VENV)/installed-test $(VENV)-second/installed
 	$(bin)/python tests/run.py

@@ -1,5 +1,6 @@
 """Under mpirun every rank runs pytest: rank 0 reports, and the first failure on any rank ends all of them."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,17 @@ settings.load_profile("shared machine")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import launch  # noqa: E402
+
+OTHER_PROGRAMS = ("report/test_report.py", "report/test_trace.py", "benchmarks/test_gpu.py",
+                  "benchmarks/test_reframe.py", "test_wheel.py")  # fmt: skip
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-ranks", action="store_true", help="leave out what starts ranks, a browser, or another program: make check"
+    )
+
 
 def under_mpi(config):
     return config.getoption("--with-mpi", False) or config.getoption("--only-mpi", False)
@@ -20,12 +32,19 @@ def under_mpi(config):
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     config.ranks = None
+    launch.may_start_ranks = not config.getoption("--no-ranks")
     if under_mpi(config):
         from mpi4py import MPI
 
         config.ranks = MPI.COMM_WORLD
         if config.ranks.rank:
             config.pluginmanager.getplugin("terminalreporter")._tw._file = open(os.devnull, "w")  # noqa: SIM115
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("--no-ranks") and str(collection_path).endswith(OTHER_PROGRAMS):
+        return True
+    return None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,6 +59,10 @@ def pytest_runtest_makereport(item, call):
             flush=True,
         )
         comm.Abort(1)
+    if os.environ.get("MPISIGN_TEST_DURATIONS") and (comm is None or comm.rank == 0):
+        under = "" if comm is None else f" ({comm.size} ranks)"
+        with open(os.environ["MPISIGN_TEST_DURATIONS"], "a") as file:
+            file.write(json.dumps([call.duration, f"{item.nodeid} {call.when}{under}"]) + "\n")
     return report
 
 

@@ -1,10 +1,16 @@
-"""Every check and test, one after the other; at the end a table of what ran. `make test` calls it.
+"""Every check and test, two at a time; at the end a table of what ran, and the slowest tests. `make test` calls it.
 
-Each step has a time limit, so that a deadlock fails instead of hanging. The exit code is 1 if any step failed.
+With --check only what is quick: `make check`. Each step has a time limit, so that a deadlock fails instead of hanging.
+The exit code is 1 if any step failed.
 """
 
+import argparse
+import json
+import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -14,80 +20,128 @@ from tabulate import tabulate
 HERE = Path(sys.executable).parent
 SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-TRAINING = "tests/train"
+TRAINING = ("tests/train",)
+# What starts other programs than Python, or measures; a step of its own.
 AROUND = (
-    "tests/doctor", "tests/benchmarks/test_gpu.py", "tests/ranks/test_place.py", "tests/benchmarks/test_reframe.py",
-    "tests/report/test_report.py", "tests/report/test_trace.py",
+    "tests/test_package.py", "tests/test_wheel.py", "tests/doctor", "tests/benchmarks", "tests/ranks", "tests/report",
 )  # fmt: skip
 COLLECTIVE = ("tests/voting/test_exchange.py", "tests/voting/test_hook.py", "tests/bench/test_contest.py")
+WORDS = ("tests/voting/test_exchange.py",)
+LIMIT = 1200  # seconds a step
+SLOWEST = 10
+
+
+def alone(*which, python=HERE / "python"):
+    """Return the command for tests that start what ranks they need themselves."""
+    return [python, *PYTEST, "-m", "not mpi", *which]
 
 
 def collective(folder, ranks, *which):
-    """Return the command for the collective tests on so many ranks."""
+    """Return the command for the tests that are ranks; of fewer ranks they take sub-communicators."""
     launch = [folder / "mpirun", *(["--oversubscribe"] if folder == SECOND else [])]
-    return [*launch, "-n", str(ranks), folder / "python", *PYTEST, "--only-mpi", *(which or COLLECTIVE)]
+    return [*launch, "-n", str(ranks), folder / "python", *PYTEST, "--only-mpi", *which]
 
 
-STEPS = {
+CHECKS = {
     "ruff": [HERE / "ruff", "check", "."],
     "ruff format": [HERE / "ruff", "format", "--check", "."],
     "mypy --strict": [HERE / "mypy"],
     "import-linter": [HERE / "lint-imports"],
-    "numbers in the READMEs": [
-        HERE / "cog",
-        "--check",
-        "-P",
-        "-I",
-        "docs",
-        "README.md",
-        "results/README.md",
-        "docs/measuring.md",
-    ],
-    "pytest, and the bench under MPICH": [
-        HERE / "python",
-        *PYTEST,
-        "-m",
-        "not mpi",
-        *(f"--ignore={path}" for path in (TRAINING, *AROUND)),
-    ],
-    "training under MPICH": [HERE / "python", *PYTEST, TRAINING],
-    "report, trace, doctor, site suites": [HERE / "python", *PYTEST, *AROUND],
-    **{f"collective, MPICH, {ranks} ranks": collective(HERE, ranks) for ranks in (1, 2, 3, 4)},
-    "exchanges, MPICH, 16 ranks": collective(HERE, 16, "tests/voting/test_exchange.py"),
-    **{f"collective, Open MPI, {ranks} ranks": collective(SECOND, ranks) for ranks in (1, 2, 3, 4)},
-    "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, "tests/voting/test_exchange.py"),
-    "the command under Open MPI": [
-        SECOND / "python",
-        *PYTEST,
-        "tests/bench/test_bench.py",
-        "-k",
-        "table or raises or sweep",
-    ],
 }
-LIMIT = 1200  # seconds a step
+UNIT = {"unit tests, no ranks": alone("--no-ranks", "-rf")}
+DRAWN = {"README and docs are as drawn": [HERE / "python", "docs/draw.py", "--check"]}
+# Two lanes run beside each other: one is mostly one process that computes, the other mostly ranks that start and wait.
+LANES = (
+    CHECKS
+    | DRAWN
+    | {
+        "report, doctor, ranks, benchmarks, package": alone(*AROUND),
+        "training under MPICH": alone(*TRAINING),
+    },
+    {
+        "collective, MPICH, 1 to 4 ranks": collective(HERE, 4, *COLLECTIVE),
+        "exchanges, MPICH, 16 ranks": collective(HERE, 16, *WORDS),
+        "collective, Open MPI, 1 to 4 ranks": collective(SECOND, 4, *COLLECTIVE),
+        "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, *WORDS),
+        "all other tests, and the bench under MPICH": alone(*(f"--ignore={path}" for path in (*TRAINING, *AROUND))),
+        "the bench under Open MPI": alone(
+            "tests/bench/test_bench.py", "-k", "table or raises or sweep", python=SECOND / "python"
+        ),
+    },
+)
 
 
-def main():
-    """Run the steps; return the exit code."""
-    done = []
-    for name, command in STEPS.items():
-        print(f"\n=== {name}", flush=True)
-        began = time.monotonic()
+class Results:
+    """What the steps came to: told as each ends, and in tables at the end."""
+
+    def __init__(self):
+        self.rows, self.slow = [], []
+        self._speaking = threading.Lock()
+
+    def add(self, name, result, wall, cpu, printed, durations):
+        """Print what a step has printed, and keep its result."""
+        with self._speaking:
+            print(f"\n=== {name}: {result} in {wall:.0f} s\n{printed.rstrip()}", flush=True)
+            self.rows.append((name, result, f"{wall:.0f}", f"{cpu:.0f}"))
+            self.slow += durations
+
+    def show(self, wall):
+        """Print the tables; return the exit code."""
+        failed = sum(result != "passed" for _, result, *_ in self.rows)
+        print("\n=== the slowest tests\n")
+        for seconds, test in sorted(self.slow, reverse=True)[:SLOWEST]:
+            print(f"{seconds:6.1f} s  {test}")
+        print("\n=== what ran\n")
+        headers = ["step", "result", "seconds", "of CPU"]
+        print(tabulate(self.rows, headers, colalign=("left", "left", "right", "right")))
+        print(f"\n{len(self.rows) - failed} passed, {failed} failed, in {wall:.0f} s")
+        return 1 if failed else 0
+
+
+def run(name, command, results):
+    """Run one step; what it prints is kept until it ends."""
+    with tempfile.TemporaryFile("w+", errors="replace") as printed, tempfile.NamedTemporaryFile("r") as durations:
+        began, cpu = time.monotonic(), 0.0
+        told = environment(MPISIGN_TEST_DURATIONS=durations.name)
         try:
-            code = subprocess.run(
-                command, cwd=ROOT, env=environment(), timeout=LIMIT, stdin=subprocess.DEVNULL
-            ).returncode
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=told, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT
+            )
+            too_late = threading.Timer(LIMIT, process.kill)
+            too_late.start()
+            _, status, used = os.wait4(process.pid, 0)  # wait4 alone tells the time of this one's processes
+            too_late.cancel()
+            code, cpu = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
             result = "passed" if code == 0 else f"FAILED ({code})"
-        except subprocess.TimeoutExpired:
-            result = "FAILED (time limit)"
+            process.returncode = code
         except OSError as error:
             result = f"FAILED ({error})"
-        done.append((name, result, f"{time.monotonic() - began:.0f}"))
-    failed = sum(result != "passed" for _, result, _ in done)
-    print("\n=== what ran\n")
-    print(tabulate(done, ["step", "result", "seconds"], colalign=("left", "left", "right")))
-    print(f"\n{len(done) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+        wall = time.monotonic() - began
+        if wall > LIMIT:
+            result = "FAILED (time limit)"
+        printed.seek(0)
+        results.add(name, result, wall, cpu, printed.read(), [tuple(json.loads(line)) for line in durations])
+
+
+def main(arguments=None):
+    """Run the steps; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="what is quick alone")
+    parser.add_argument("--one-lane", action="store_true", help="one step after the other")
+    given = parser.parse_args(arguments)
+    lanes = (CHECKS, UNIT) if given.check else LANES
+    if given.one_lane:
+        lanes = ({name: command for lane in lanes for name, command in lane.items()},)
+    results, began = Results(), time.monotonic()
+    threads = [
+        threading.Thread(target=lambda lane=lane: [run(name, command, results) for name, command in lane.items()])
+        for lane in lanes
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results.show(time.monotonic() - began)
 
 
 if __name__ == "__main__":

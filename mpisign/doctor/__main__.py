@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from ..ranks import launch, options
 from ..ranks.options import option, positive
 from . import diagnosis, examination
-from .diagnosis import ERROR, Finding
 from .examination import Facts
+from .finding import ERROR, Finding
 
 PROGRAM = "mpisign.doctor"
 GRACE = 2.0  # seconds; the launcher ends all ranks with the first, and the one that speaks may have something to say
@@ -34,18 +34,18 @@ class Config:
     format: str = option("text", "of what is printed", choices=("text", "json"))
 
 
-def render(found: Sequence[tuple[str, Finding]], form: str) -> str:
+def render(findings: Sequence[tuple[str, Finding]], form: str) -> str:
     """Return findings as lines, or as JSON."""
     if form == "json":
-        return json.dumps([{"check": name, "level": its.level, "text": its.text} for name, its in found], indent=1)
-    return "\n".join(f"{its.level:<7}  {name}: {' '.join(its.text.split())}" for name, its in found)
+        return json.dumps([{"check": name, "level": its.level, "text": its.text} for name, its in findings], indent=1)
+    return "\n".join(f"{its.level:<7}  {name}: {' '.join(its.text.split())}" for name, its in findings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 1 if an error was found. Faulty input exits with 2.
 
     A rank is two processes from here on. The patient is examined, and MPI may hang or end it; the other one waits,
-    and then says what the patient had found till then.
+    and then says what the patient had found out until then.
     """
     config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
     reader, writer = os.pipe()
@@ -62,8 +62,8 @@ def _examine(config: Config, writer: int) -> int:
     """Look at this rank, join the others, and let rank 0 print what all found; return the exit code."""
 
     def going_on(facts: Facts, check: str, fault: str) -> None:
-        found = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
-        os.write(writer, json.dumps([(name, its.level, its.text) for name, its in found]).encode() + b"\n")
+        findings = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
+        os.write(writer, json.dumps([(name, its.level, its.text) for name, its in findings]).encode() + b"\n")
 
     facts, comm = examination.before_mpi(), None
     going_on(facts, "MPI library", "mpi4py did not load it")
@@ -76,10 +76,10 @@ def _examine(config: Config, writer: int) -> int:
              "here (a higher --limit waits longer)")  # fmt: skip
     facts = examination.after_mpi(facts)
     ranks = comm.gather(facts) if comm else [facts]
-    found = diagnosis.diagnose(ranks) if ranks else []
+    findings = diagnosis.diagnose(ranks) if ranks else []
     if ranks and launch.launched()[2] == 0:
-        print(render(found, config.format), flush=True)
-    code = int(any(finding.level == ERROR for _, finding in found))
+        print(render(findings, config.format), flush=True)
+    code = int(any(finding.level == ERROR for _, finding in findings))
     code = comm.bcast(code) if comm else code
     os.write(writer, b"%d\n" % code)
     return code
@@ -87,24 +87,24 @@ def _examine(config: Config, writer: int) -> int:
 
 def _attend(patient: int, reader: int, config: Config) -> int:
     """Wait for the patient and return its exit code; if it hangs, or ends too early, speak for it and return 1."""
-    told, deadline, end = b"", time.monotonic() + config.limit, "when this rank ended"
+    reports, deadline, end = b"", time.monotonic() + config.limit, "when this rank ended"
     while True:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
         more = os.read(reader, 2**16) if ready else b""
         if not more:
             break
-        told += more
+        reports += more
     if not ready:
         end = f"after {config.limit} s"
         os.kill(patient, signal.SIGKILL)
     os.waitpid(patient, 0)
-    last = json.loads(told.splitlines()[-1]) if told else []
+    last = json.loads(reports.splitlines()[-1]) if reports else []
     if isinstance(last, int):
         return last
-    found = [(name, Finding(level, text)) for name, level, text in last]
-    if found and launch.launched()[2] == 0:
-        name, finding = found.pop()
-        print(render([*found, (name, Finding(ERROR, f"{end}: {finding.text}"))], config.format), flush=True)
+    findings = [(name, Finding(level, text)) for name, level, text in last]
+    if findings and launch.launched()[2] == 0:
+        name, finding = findings.pop()
+        print(render([*findings, (name, Finding(ERROR, f"{end}: {finding.text}"))], config.format), flush=True)
     elif ready:
         print(f"{PROGRAM}: rank {launch.launched()[2]} ended too early", file=sys.stderr, flush=True)
         time.sleep(GRACE)

@@ -1,4 +1,4 @@
-"""What a rank can tell of itself and its node: facts for the doctor, each found without another rank's help.
+"""The facts that a rank can tell of itself and its node without another rank's help.
 
 What is missing or broken is a fact too: nothing here raises because of it, or imports torch at the top.
 """
@@ -27,7 +27,18 @@ from ..report import records
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-PACKAGES = ("filelock", "mpi4py", "numba", "numpy", "orjson", "tabulate", "torch", "torchvision", "tqdm")
+# What pyproject.toml asks for. The doctor knows it where mpisign is not installed, too.
+OLDEST = {
+    "filelock": (3, 13),
+    "mpi4py": (4, 0),
+    "numba": (0, 60),
+    "numpy": (1, 26),
+    "orjson": (3, 9),
+    "tabulate": (0, 9),
+    "torch": (2, 4),
+    "torchvision": (0, 19),
+    "tqdm": (4, 60),
+}
 SHARED = Path("/dev/shm")  # noqa: S108 - it is what is examined
 # What MPICH, Open MPI and NCCL call their segments there.
 SEGMENTS = ("mpich_shm_*", "mpich_vci_*", "vader_segment.*", "sm_segment.*", "nccl-*")
@@ -114,7 +125,7 @@ def before_mpi() -> Facts:
     launcher, _, rank = launch.launched()
     return Facts(
         python=platform.python_version(),
-        versions={name: machine.version(name) for name in PACKAGES},
+        versions={name: machine.version(name) for name in OLDEST},
         launcher=launcher,
         rank=rank,
         mpirun=path_mpirun() if launcher == "python" else None,
@@ -140,14 +151,14 @@ def with_library(facts: Facts) -> Facts:
     except (ImportError, RuntimeError) as error:
         return replace(facts, library_fault=str(error).splitlines()[0])
     vendor, version = MPI.get_vendor()
-    found = Library(
+    library = Library(
         vendor=vendor,
         version=f"{vendor} {'.'.join(map(str, version))}",
         standard=".".join(map(str, MPI.Get_version())),
         built_for=f"{MPI.VERSION}.{MPI.SUBVERSION}",
         loaded=loaded_libraries(),
     )
-    return replace(facts, library=found)
+    return replace(facts, library=library)
 
 
 def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
@@ -164,7 +175,7 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         machine.check_threads()
     except ValueError as error:
         fault = str(error)
-    found = World(
+    world = World(
         rank=comm.rank,
         size=comm.size,
         node=nodes[comm.rank],
@@ -174,13 +185,13 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         singly=launch.started_singly(comm.size),
         cuda_aware=machine.cuda_aware(),
     )
-    return replace(facts, world=found, rank=facts.rank if found.singly else comm.rank), comm
+    return replace(facts, world=world, rank=facts.rank if world.singly else comm.rank), comm
 
 
 def after_mpi(facts: Facts) -> Facts:
     """Return the facts with those for which packages must be imported, which may take seconds."""
-    broken = {name: why for name in PACKAGES if facts.versions[name] and (why := import_fault(name))}
-    usable = {name for name in PACKAGES if facts.versions[name]} - set(broken)
+    broken = {name: why for name in OLDEST if facts.versions[name] and (why := import_fault(name))}
+    usable = {name for name in OLDEST if facts.versions[name]} - set(broken)
     cached, cuda = None, None
     if usable >= {"numba", "filelock"}:
         from ..coding.kernels import jit
@@ -226,16 +237,16 @@ def stale_segments(folder: Path = SHARED) -> dict[str, int]:
 
     First the segments, then the processes: what a rank makes in between is not in the list.
     """
-    found = {}
+    sizes = {}
     for path in (path for pattern in SEGMENTS for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):  # gone meanwhile
             status = path.stat()
             if status.st_uid == os.getuid():
-                found[str(path)] = status.st_size
-    if not found:
+                sizes[str(path)] = status.st_size
+    if not sizes:
         return {}
-    held = set(_open_files())
-    return {Path(path).name: size for path, size in sorted(found.items()) if path not in held and Path(path).exists()}
+    in_use = set(_open_files())
+    return {Path(path).name: size for path, size in sorted(sizes.items()) if path not in in_use and Path(path).exists()}
 
 
 def _open_files() -> Iterator[str]:
@@ -254,8 +265,8 @@ def memory_left(system: Path = Path("/")) -> int | None:
     """Return the bytes that this node has left, no more than the control group allows; None if it does not say."""
     left = []
     with contextlib.suppress(OSError):
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", (system / "proc/meminfo").read_text(), re.M)
-        left += [1024 * int(found[1])] if found else []
+        available = re.search(r"^MemAvailable:\s*(\d+) kB", (system / "proc/meminfo").read_text(), re.M)
+        left += [1024 * int(available[1])] if available else []
     for group, limit, used in _control_groups(system):
         with contextlib.suppress(OSError, ValueError):  # no limit is "max"
             free = int((group / limit).read_text()) - int((group / used).read_text())

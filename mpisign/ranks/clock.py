@@ -110,25 +110,25 @@ def clock_offset(
     of PINGS trips the quickest is taken (Cristian 1989). That is some microseconds on a network that is idle; on
     rank 0's node it is nothing.
     """
-    found = 0.0, 0.0
+    mine = 0.0, 0.0  # offset and error
     for other in sorted({nodes.index(node) for node in nodes} - {0}):
         if comm.rank == other:
             for _ in range(PINGS):
                 comm.recv(source=0)
                 comm.send(clock(), 0)
-            found = comm.recv(source=0)
+            mine = comm.recv(source=0)
         elif comm.rank == 0:
             trips = []
             for _ in range(PINGS):
                 asked = clock()
                 comm.send(None, other)
-                told = comm.recv(source=other)
+                answer = comm.recv(source=other)
                 heard = clock()
-                trips.append((heard - asked, (asked + heard) / 2 - told))
+                trips.append((heard - asked, (asked + heard) / 2 - answer))
             quickest, offset = min(trips)
             comm.send((offset, quickest / 2), other)
-    all_found = comm.allgather(found)
-    return all_found[nodes.index(nodes[comm.rank])][0], max(error for _, error in all_found)
+    everyones = comm.allgather(mine)
+    return everyones[nodes.index(nodes[comm.rank])][0], max(error for _, error in everyones)
 
 
 @contextlib.contextmanager

@@ -108,11 +108,11 @@ def sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no range of sizes: write LOW:HIGH[:FACTOR], such as 1K:256M, 4 bytes or more, rising"
         ) from None
-    found = []
+    stepped = []
     while low <= high:
-        found.append(low // 4 * 4)
+        stepped.append(low // 4 * 4)
         low *= factor
-    return tuple(found)
+    return tuple(stepped)
 
 
 def _bytes(text: str) -> int:

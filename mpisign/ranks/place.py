@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """What a rank found: its device, each rank's node number, and rank 0's facts for the record."""
+    """Where a rank runs: its device, each rank's node number, and rank 0's facts for the record."""
 
     device: torch.device
     nodes: list[int]
@@ -82,8 +82,8 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     machine["torch_threads"] = threads_for(affinity, neighbours)
     torch.set_num_threads(machine["torch_threads"])
     if cuda:
-        found = device_memory_fault(str(device)) if before == 0 else None  # one rank of a node asks for all
-        machine["device_memory_fault"] = next(filter(None, comm.allgather(found)), None)
+        fault = device_memory_fault(str(device)) if before == 0 else None  # one rank of a node asks for all
+        machine["device_memory_fault"] = next(filter(None, comm.allgather(fault)), None)
     return Place(device, nodes, comm.bcast(machine), without_nccl)
 
 
@@ -164,5 +164,5 @@ def telling_of_memory() -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        told = ". ".join(str(error).split(". ")[:2])
-        raise launch.JobError(f"{told}. Fewer pictures a rank need less (--batch-size)") from error
+        reason = ". ".join(str(error).split(". ")[:2])
+        raise launch.JobError(f"{reason}. Fewer pictures a rank need less (--batch-size)") from error

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch import ROOT, environment, mpirun, run
+from launch import ROOT, environment, mpirun, run, skip_if_quick
 
-from mpisign.doctor import diagnosis, examination
-from mpisign.doctor.diagnosis import ERROR, OK, WARNING
+from mpisign.doctor import diagnosis, examination, hardware, software
 from mpisign.doctor.examination import Clock, Cuda, Facts, Library, World
+from mpisign.doctor.finding import ERROR, OK, WARNING, Finding, those
 from mpisign.ranks import launch as mpi
 
 DOCTOR = ("-m", "mpisign.doctor")
@@ -26,7 +26,7 @@ def well(rank=0, size=4, **facts):
     world = World(rank, size, 0, rank, "multiple", None, None, False)
     sound = Facts(
         python="3.12.1",
-        versions={name: ".".join(map(str, oldest)) for name, oldest in diagnosis.OLDEST.items()},
+        versions={name: ".".join(map(str, oldest)) for name, oldest in examination.OLDEST.items()},
         launcher="mpirun", rank=rank, mpirun=None, cores=frozenset((2 * rank, 2 * rank + 1)), node_cores=8,
         shared=(8 * GIB, 4 * GIB), stale={}, memory=64 * GIB, clock=Clock(1e-9, 5e-8, "tsc"), unwritable=None,
         nvidia=False, slurm=None, library=Library("MPICH", "MPICH 5.0.2", "5.0", "4.1", ("/lib/libmpi.so.12",)),
@@ -153,30 +153,29 @@ def test_every_check_has_a_fault():
 
 def test_one_device_a_rank_is_fine():
     ranks = four(cuda=device, nvidia=True)
-    assert diagnosis.check_cuda(ranks) == [diagnosis.Finding(OK, "4 device(s), one a rank")]
-    assert diagnosis.check_nccl(ranks) == [diagnosis.Finding(OK, "runs, and is the baseline")]
+    assert hardware.check_cuda(ranks) == [Finding(OK, "4 device(s), one a rank")]
+    assert hardware.check_nccl(ranks) == [Finding(OK, "runs, and is the baseline")]
 
 
 def test_unbound_ranks_on_two_nodes_are_judged_node_by_node():
     ranks = four(cores=frozenset(range(2)), world=lambda rank: world(rank, node=rank // 2))
-    first, second = diagnosis.check_cores(ranks)
+    first, second = hardware.check_cores(ranks)
     assert first.level == second.level == OK
     assert "2 ranks share 2 cores" in first.text
     assert second.text.endswith("(ranks 2-3)")
 
 
 def test_ranks_are_named_in_runs():
-    assert diagnosis.those([0], 1) == ""
-    assert diagnosis.those([0, 1, 2], 3) == " (all ranks)"
-    assert diagnosis.those([5], 9) == " (rank 5)"
-    assert diagnosis.those([3, 5, 6, 7], 9) == " (ranks 3, 5-7)"
+    assert those([0], 1) == ""
+    assert those([0, 1, 2], 3) == " (all ranks)"
+    assert those([5], 9) == " (rank 5)"
+    assert those([3, 5, 6, 7], 9) == " (ranks 3, 5-7)"
 
 
 def test_the_oldest_versions_are_those_of_the_package():
     listed = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
     wanted = re.findall('"([^"]+)"', listed[1])
-    assert {f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in diagnosis.OLDEST.items()} == set(wanted)
-    assert set(examination.PACKAGES) == set(diagnosis.OLDEST)
+    assert {f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in examination.OLDEST.items()} == set(wanted)
 
 
 def test_a_segment_is_stale_once_nobody_has_it_open(tmp_path):
@@ -270,7 +269,7 @@ def test_in_an_empty_environment_all_that_is_missing_is_named(tmp_path):
     assert ended.returncode == 1
     assert not ended.stderr
     missing = re.findall(r"^error +packages: (\w+) is missing", ended.stdout, re.M)
-    assert missing == list(diagnosis.OLDEST)
+    assert missing == list(examination.OLDEST)
     assert ("MPI library", ERROR) in levels(ended.stdout)
 
 
@@ -318,6 +317,7 @@ def test_a_rank_that_dies_while_it_is_examined(tmp_path, clean_shared_memory):
 @pytest.mark.skipif(not SECOND.exists(), reason="no second MPI is set up beside this one (make test does)")
 @pytest.mark.parametrize("swapped", [False, True])
 def test_the_launcher_of_another_mpi(swapped, clean_shared_memory):
+    skip_if_quick()
     first = Path(sys.executable).parent
     launch = [first / "mpirun"] if swapped else [SECOND / "mpirun", "--oversubscribe"]
     command = [*launch, "-n", "2", (SECOND if swapped else first) / "python", *DOCTOR]
@@ -330,4 +330,4 @@ def test_the_launcher_of_another_mpi(swapped, clean_shared_memory):
 
 
 def test_launchers_are_known_to_the_session():
-    assert set(diagnosis.LAUNCHERS_OF) < set(mpi.LAUNCHERS)
+    assert set(software.LAUNCHERS_OF) < set(mpi.LAUNCHERS)
