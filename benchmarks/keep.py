@@ -1,4 +1,4 @@
-"""What the files here share: measure and keep, or show and draw what was kept."""
+"""Measure and write the samples to a file, or show and draw those of a file: what the benchmarks share."""
 
 import argparse
 import importlib.util
@@ -10,7 +10,7 @@ from mpisign.report import charts, records
 
 
 def keep_and_show(name, description, measure, show, draw=None):
-    """Call `measure`, keep its lines behind the machine's, and `show` them; or only show those of a file.
+    """Call `measure`, write its lines after one of the machine, and `show` them; or only show those of a file.
 
     `measure` yields dicts, or nothing at all on ranks other than 0. `show` takes them and a style of tabulate's.
     `draw`, if there is one, takes them and returns a figure of matplotlib's.

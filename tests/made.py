@@ -64,7 +64,7 @@ def made_sweep(ranks=4, nodes=1, sizes=SIZES, names=tuple(cost.FORMULAS), outlie
     run.samples = []
     for size in sizes:
         for name in names:
-            taken, rates = cost.terms(name, ranks, size // 4, nodes), rates_of(name)
+            taken, rates = cost.terms(name, ranks, d=size // 4, nodes=nodes), rates_of(name)
             parts = {"seconds": cost.seconds(taken, rates), "pack": rates.gamma * taken.coordinates / 4,
                      "unpack": rates.gamma * taken.coordinates * 3 / 4 + rates.fixed / 2,
                      "vote": rates.delta * taken.ballots + rates.fixed / 2}  # fmt: skip

@@ -2,10 +2,10 @@
 
     seconds = fixed + steps(P) alpha + bytes(P, d) beta + coordinates(d) gamma + ballots(P, d) delta
 
-alpha is the latency of a message, beta the seconds a byte takes on the busiest link, gamma those of packing and
-unpacking a coordinate, delta those of counting a ballot (one rank's sign of one coordinate), fixed what every call
-costs whatever is sent. `bytes` is what `traffic` books, phase after phase, links carrying both ways at once. `steps` is
-how many messages wait for each other, for long messages:
+alpha is the latency of a message; beta the seconds that a byte takes on the busiest link; gamma those of packing and
+unpacking a coordinate; delta those of counting a ballot (one rank's sign of one coordinate); fixed those of every call,
+whatever is sent. `bytes` is what `traffic` counts, phase after phase; links carry both ways at once. `steps` is how
+many messages wait for each other, for long messages:
 
 | exchange | steps | by |
 |---|---|---|
@@ -16,9 +16,9 @@ how many messages wait for each other, for long messages:
 | vote-alltoall | 2 (P - 1) | pairwise exchange (Thakur et al.), then the ring of allgather |
 | vote-hierarchical | the server's in a node, reduce's among nodes | |
 
-Libraries choose other algorithms for short messages and large P (NCCL: trees), where this is too slow. What is computed
-inside a collective, a sum or a merge of counters, is not told apart from its wire. Such a model is something to read
-measurements by (Hoefler & Belli, SC'15, rule 11), and no measurement; how far off it is, `held_out` tells.
+Libraries choose other algorithms for short messages and large P (NCCL: trees); there the model is too slow. A sum or a
+merge of counters inside a collective counts as part of its wire. A model helps to read measurements (Hoefler & Belli,
+SC'15, rule 11) and replaces none; `held_out` returns its errors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from ..coding.sizes import BITS, BLOCK, blocks_for, planes_for, share_for, words_for
 from .traffic import PHASES, Traffic, all_reduce, in_turn
 
-FOLDS = 3  # one size in so many is held out in turn; with fewer sizes nothing could be
+FOLDS = 3  # one size in so many is held out in turn; fewer sizes than this can't be fitted
 GBIT = 1e9 / 8  # bytes a second
 
 
@@ -104,7 +104,7 @@ MODELLED_VOTES = tuple(name for name, formula in FORMULAS.items() if formula.kin
 
 
 class Terms(NamedTuple):
-    """How much of each an exchange takes: see the module."""
+    """What an exchange takes of each term of the model."""
 
     steps: int
     bytes: int
@@ -158,7 +158,7 @@ def check(method: str) -> None:
         raise ValueError(f"method: the model knows no {method!r}, choose from {', '.join(FORMULAS)}")
 
 
-def terms(method: str, P: int, d: int, nodes: int = 1, tie: str = "positive") -> Terms:
+def terms(method: str, P: int, *, d: int, nodes: int = 1, tie: str = "positive") -> Terms:
     """Return what an exchange of d coordinates takes among P ranks on so many nodes, filled one after the other.
 
     Raises:
@@ -175,36 +175,36 @@ def terms(method: str, P: int, d: int, nodes: int = 1, tie: str = "positive") ->
 
 
 def seconds(taken: Terms, rates: Rates) -> float:
-    """Return what the model says."""
+    """Return the seconds that the model predicts."""
     return rates.fixed + sum(amount * rate for amount, rate in zip(taken, rates[:4], strict=True))
 
 
-def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
+def by_method(points: Iterable[Point]) -> dict[str, list[Point]]:
     """Return the points of each method, in the order of FORMULAS."""
-    kept: dict[str, list[Point]] = {name: [] for name in FORMULAS}
-    for point in found:
-        kept[point.method].append(point)
-    return {name: group for name, group in kept.items() if group}
+    groups: dict[str, list[Point]] = {name: [] for name in FORMULAS}
+    for point in points:
+        groups[point.method].append(point)
+    return {name: group for name, group in groups.items() if group}
 
 
-def fit(found: Sequence[Point]) -> Rates:
+def fit(points: Sequence[Point]) -> Rates:
     """Return the rates that fit the points of one method with the least squares of relative error, none below 0.
 
     Raises:
         ValueError: they are of fewer than FOLDS sizes.
 
     """
-    sizes = {point.d for point in found}
+    sizes = {point.d for point in points}
     if len(sizes) < FOLDS:
-        name = found[0].method if found else "fit"
+        name = points[0].method if points else "fit"
         raise ValueError(f"{name}: too few sizes for a fit: {len(sizes)}, and {FOLDS} are the least")
-    return _fit(found)
+    return _fit(points)
 
 
-def _fit(found: Sequence[Point]) -> Rates:
-    whole, coding, vote = (np.array([point[i] for point in found]) for i in (4, 5, 6))
-    amounts = np.array([point.terms for point in found], float)
-    calls = np.ones(len(found))
+def _fit(points: Sequence[Point]) -> Rates:
+    whole, coding, vote = (np.array([point[i] for point in points]) for i in (4, 5, 6))
+    amounts = np.array([point.terms for point in points], float)
+    calls = np.ones(len(points))
     wire = non_negative(amounts[:, :2], whole - coding - vote, whole)
     (packing, gamma), (counting, delta) = (
         non_negative(np.stack([calls, amounts[:, i]], axis=1), part, whole) for i, part in ((2, coding), (3, vote))
@@ -230,39 +230,41 @@ def non_negative(A: NDArray[np.float64], b: NDArray[np.float64], unit: NDArray[n
     return [float(rate) for rate in best]
 
 
-def held_out(found: Sequence[Point]) -> Errors:
-    """Return how far off the model of one method is where it was not fitted.
+def held_out(points: Sequence[Point]) -> Errors:
+    """Return the errors of the model of one method where it was not fitted.
 
-    Every third size is left out, three times, so that each is foretold once; and each P in turn, if there are several.
+    One size in FOLDS is left out, in each of FOLDS fits, so that each size is predicted once; and each P in turn, if
+    there are several.
     """
-    sizes = sorted({point.d for point in found})
-    ranks = sorted({point.P for point in found})
+    sizes = sorted({point.d for point in points})
+    ranks = sorted({point.P for point in points})
     by_size = [set(sizes[fold::FOLDS]) for fold in range(FOLDS)]
     return Errors(
-        [error for fold in by_size for error in _foretold(found, lambda point, fold=fold: point.d in fold)],  # type: ignore[misc]
-        [error for P in ranks if ranks[1:] for error in _foretold(found, lambda point, P=P: point.P == P)],  # type: ignore[misc]
+        [error for fold in by_size for error in _errors(points, lambda point, fold=fold: point.d in fold)],  # type: ignore[misc]
+        [error for P in ranks if ranks[1:] for error in _errors(points, lambda point, P=P: point.P == P)],  # type: ignore[misc]
     )
 
 
-def _foretold(found: Sequence[Point], out: Callable[[Point], bool]) -> list[float]:
-    rates = _fit([point for point in found if not out(point)])
-    return [abs(seconds(point.terms, rates) / point.seconds - 1) for point in found if out(point)]
+def _errors(points: Sequence[Point], out: Callable[[Point], bool]) -> list[float]:
+    """Return the relative errors of the points that are `out`, of a fit to the others."""
+    rates = _fit([point for point in points if not out(point)])
+    return [abs(seconds(point.terms, rates) / point.seconds - 1) for point in points if out(point)]
 
 
-def curve(method: str, P: int, d: int, rates: Rates, latency: float | None = None) -> Curve:
+def curve(method: str, P: int, *, d: int, rates: Rates, latency: float | None = None) -> Curve:
     """Return the exchange of d coordinates among P hosts over another wire, of open bandwidth.
 
-    `latency` is a message's, in seconds; None: as fitted. An all-reduce is granted the fewest steps that any algorithm
-    of as many bytes takes, whichever it was fitted with: libraries change theirs as P grows.
+    `latency` is that of a message in seconds, None the fitted one. An all-reduce takes the fewest steps that any
+    algorithm of as many bytes takes, whichever it was fitted with, as libraries change theirs with P.
     """
-    taken = terms(method, P, d, nodes=P)
+    taken = terms(method, P, d=d, nodes=P)
     if FORMULAS[method].kind == "rival":
         taken = taken._replace(steps=_tree(P))
     elsewhere = rates._replace(beta=0.0, alpha=rates.alpha if latency is None else latency)
     return Curve(seconds(taken, elsewhere), taken.bytes)
 
 
-def break_even(votes: Sequence[Curve], rivals: Sequence[Curve], hidden_s: float = 0.0) -> float:
+def break_even(votes: Sequence[Curve], rivals: Sequence[Curve], *, hidden_s: float = 0.0) -> float:
     """Return the bandwidth, in bytes a second, up to which the fastest vote is faster than the fastest rival.
 
     It is 0 if the vote does not pay even on the slowest wire, and infinite if it does on every one.

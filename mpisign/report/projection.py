@@ -46,7 +46,7 @@ def points(run: Run) -> list[Point]:
     for size in config["sizes"]:
         for method in names:
             lines = groups["exchange", size][method]
-            taken = terms(method, facts["ranks"], size // 4, facts["nodes"], config["tie"])
+            taken = terms(method, facts["ranks"], d=size // 4, nodes=facts["nodes"], tie=config["tie"])
             coding, vote = (_median(lines, spans) for spans in (("pack", "unpack"), ("vote",)))
             whole = float(np.median(slowest(lines, ("seconds",))))
             measured.append(Point(method, facts["ranks"], size // 4, taken, whole, coding, vote))
@@ -83,7 +83,7 @@ class Projection:
 
     def curve(self, method: str, P: int) -> Curve:
         """Return a method's exchange among P hosts."""
-        return cost.curve(method, P, self.model.coordinates, self.rates[method], self.latency)
+        return cost.curve(method, P, d=self.model.coordinates, rates=self.rates[method], latency=self.latency)
 
     def hidden(self, schedule: str) -> float:
         """Return the seconds of an exchange that backward can hide."""
@@ -98,10 +98,10 @@ class Projection:
         fitted = {kind: [name for name in names if name in self.rates] for kind, names in RIVALS.items()}
         return {kind: names for kind, names in fitted.items() if names}
 
-    def break_even(self, kind: str, P: int, schedule: str) -> float:
+    def break_even(self, kind: str, P: int, *, schedule: str) -> float:
         """Return the bandwidth in Gbit/s up to which the best vote pays against a kind of rival among P hosts."""
         votes, rivals = ([self.curve(name, P) for name in names] for names in (self.votes(), self.rivals()[kind]))
-        return cost.break_even(votes, rivals, self.hidden(schedule)) / GBIT
+        return cost.break_even(votes, rivals, hidden_s=self.hidden(schedule)) / GBIT
 
     def best(self, P: int, bandwidth: float) -> str:
         """Return the vote with the shortest exchange."""
@@ -228,7 +228,11 @@ def errors_text(errors: Sequence[float]) -> str:
 def _break_even_table(made: Projection, style: str) -> str:
     columns = [(kind, schedule) for schedule in SCHEDULES for kind in made.rivals()]
     cells = [
-        [P, made.best(P, made.bandwidth), *(limit(made.break_even(kind, P, schedule)) for kind, schedule in columns)]
+        [
+            P,
+            made.best(P, made.bandwidth),
+            *(limit(made.break_even(kind, P, schedule=schedule)) for kind, schedule in columns),
+        ]
         for P in RANKS
     ]
     headers = ["P", f"best at {made.bandwidth:g} Gbit/s", *(f"{kind}, {schedule}" for kind, schedule in columns)]

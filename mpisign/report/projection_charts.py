@@ -52,7 +52,7 @@ def _over_bandwidth(axes: Axes, made: Projection, *, schedule: str) -> None:
         )
     marks = []
     for kind, dash in zip(made.rivals(), ("-.", ":"), strict=False):
-        at = made.break_even(kind, made.ranks, schedule)
+        at = made.break_even(kind, made.ranks, schedule=schedule)
         inside = BANDWIDTHS[0] <= at <= BANDWIDTHS[-1]
         mark = f"the best vote {limit(at)}"
         if 0 < at < math.inf:
@@ -109,7 +109,7 @@ def _ranks_axis(axes: Axes) -> None:
 def _break_even_lines(axes: Axes, made: Projection) -> None:
     for i, kind in enumerate(made.rivals()):
         for schedule, dash in zip(SCHEDULES, ("-", "--"), strict=True):
-            at = [made.break_even(kind, P, schedule) for P in RANKS]
+            at = [made.break_even(kind, P, schedule=schedule) for P in RANKS]
             inside = [value if 0 < value < math.inf else math.nan for value in at]
             axes.plot(RANKS, inside, ls=dash, marker=".", c=f"C{i}", label=f"against {kind}, {schedule}")
     axes.set(ylabel="Gbit/s", title="break-even: below its line the best vote pays")

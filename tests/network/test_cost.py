@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from launch import ROOT
-from made import KNOWN, SIZES, made_run, made_sweep, rates_of
+from made import KNOWN, SIZES, made_sweep, rates_of
 from scipy.optimize import nnls
 
 from mpisign.methods.table import METHODS
@@ -46,19 +46,19 @@ def test_the_bytes_are_the_formulas(P, d, tie):
         "vote-alltoall": (P - 1) * math.ceil(W / P) * 8 * (1 + back), "vote-reduce": 2 * (P - 1) * counters // P,
         "vote-hierarchical": 2 * (P - 1) * counters // P,
     }  # fmt: skip
-    assert {name: cost.terms(name, P, d, nodes=P, tie=tie).bytes for name in cost.FORMULAS} == formulas
-    alone = cost.terms("vote-hierarchical", P, d, nodes=1, tie=tie)
+    assert {name: cost.terms(name, P, d=d, nodes=P, tie=tie).bytes for name in cost.FORMULAS} == formulas
+    alone = cost.terms("vote-hierarchical", P, d=d, nodes=1, tie=tie)
     assert alone.bytes == formulas["vote-server"]
     if P % 4 == 0:  # four ranks a node: in, among the nodes, out
         among = 2 * (P // 4 - 1) * counters // (P // 4)
-        assert cost.terms("vote-hierarchical", P, d, P // 4, tie).bytes == 3 * W * 8 * (1 + back) + among
+        assert cost.terms("vote-hierarchical", P, d=d, nodes=P // 4, tie=tie).bytes == 3 * W * 8 * (1 + back) + among
 
 
 @pytest.mark.parametrize("name", cost.FORMULAS)
 @pytest.mark.parametrize("P", [1, 2, 5, 16])
 def test_the_bytes_are_what_the_exchange_books_at_its_busiest_rank(name, P):
     d = 12345
-    taken = cost.terms(name, P, d, nodes=P).bytes
+    taken = cost.terms(name, P, d=d, nodes=P).bytes
     sent = METHODS[name].traffic([(d,)], "positive", range(P))
     # A server's gather and broadcast follow each other; all else is sent and received at once.
     assert taken == (sent[0].sum() if name == "vote-server" else sent.max())
@@ -70,12 +70,12 @@ def test_the_bytes_are_those_in_a_kept_record():
         for name in set(booked) & set(cost.FORMULAS):
             sent, received = booked[name]
             told = sent[0] + received[0] if name in ("vote-server", "vote-hierarchical") else max(sent + received)
-            assert cost.terms(name, 4, int(size) // 4).bytes == told
+            assert cost.terms(name, 4, d=int(size) // 4).bytes == told
 
 
 @pytest.mark.parametrize("name", cost.FORMULAS, ids="by {}".format)  # a test called [mpi] would be a collective one
 def test_one_rank_needs_no_wire(name):
-    taken = cost.terms(name, 1, 10**6)
+    taken = cost.terms(name, 1, d=10**6)
     assert (taken.steps, taken.bytes) == (0, 0)
     assert cost.seconds(taken, rates_of(name)) < 3e-3
 
@@ -85,7 +85,7 @@ def test_one_rank_needs_no_wire(name):
     more=st.integers(1, 10**8), bandwidth=st.floats(1e5, 1e11), factor=st.floats(1.01, 100),
 )  # fmt: skip
 def test_more_coordinates_take_longer_and_more_bandwidth_does_not(name, P, d, more, bandwidth, factor):
-    small, large = (cost.curve(name, P, n, KNOWN) for n in (d, d + more))
+    small, large = (cost.curve(name, P, d=n, rates=KNOWN) for n in (d, d + more))
     assert small.seconds(bandwidth) <= large.seconds(bandwidth)
     assert large.seconds(bandwidth * factor) < large.seconds(bandwidth)
     assert large.seconds(bandwidth, hidden_s=1e-4) <= large.seconds(bandwidth)
@@ -136,14 +136,6 @@ def test_the_fit_has_the_least_squares_of_relative_error():
             assert error(**{rate: factor * getattr(rates, rate)}) > error()
 
 
-def test_a_points_terms_are_its_records():
-    run = made_sweep(4, nodes=2, sizes=SIZES[:3], names=("vote-hierarchical",))
-    run.head["config"]["tie"] = "zero"
-    assert [p.terms for p in projection.points(run)] == [
-        cost.terms("vote-hierarchical", 4, size // 4, 2, "zero") for size in SIZES[:3]
-    ]
-
-
 @given(st.integers(0, 10**6), st.integers(1, 3))
 def test_the_least_squares_are_those_of_scipy(seed, columns):
     rng = np.random.default_rng(seed)
@@ -188,22 +180,16 @@ def test_break_even_may_be_nowhere():
 
 
 def test_an_all_reduce_is_granted_the_fewest_messages():
-    assert cost.terms("nccl", 4096, 1).steps == 8190
-    assert cost.curve("nccl", 4096, 0, Rates(alpha=1, beta=0)).fixed_s == 24
-    assert cost.curve("vote-alltoall", 4096, 0, Rates(alpha=1, beta=0)).fixed_s == 8190
-    assert cost.curve("nccl", 4096, 0, Rates(alpha=1, beta=0), latency=0.5).fixed_s == 12
+    assert cost.terms("nccl", 4096, d=1).steps == 8190
+    assert cost.curve("nccl", 4096, d=0, rates=Rates(alpha=1, beta=0)).fixed_s == 24
+    assert cost.curve("vote-alltoall", 4096, d=0, rates=Rates(alpha=1, beta=0)).fixed_s == 8190
+    assert cost.curve("nccl", 4096, d=0, rates=Rates(alpha=1, beta=0), latency=0.5).fixed_s == 12
 
 
 def test_what_no_model_can_be_made_of_is_refused_by_name():
     with pytest.raises(ValueError, match=r"no 'powersgd-2', choose from mpi, "):
-        cost.terms("powersgd-2", 4, 100)
+        cost.terms("powersgd-2", 4, d=100)
     with pytest.raises(ValueError, match="2 ranks on 3 nodes"):
-        cost.terms("mpi", 2, 100, nodes=3)
-    with pytest.raises(ValueError, match="no sweep"):
-        projection.points(made_run())
-    foreign = made_sweep(names=("mpi",))
-    foreign.head["methods"] = ["none", "powersgd-2"]
-    with pytest.raises(ValueError, match="no method that the model knows"):
-        projection.points(foreign)
+        cost.terms("mpi", 2, d=100, nodes=3)
     with pytest.raises(ValueError, match="mpi: too few sizes for a fit: 2, and 3"):
         cost.fit(points_of(made_sweep(sizes=SIZES[:2], names=("mpi",)))["mpi"])

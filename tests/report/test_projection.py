@@ -49,13 +49,12 @@ def test_it_draws_the_same_to_the_byte_and_prints_the_break_even_bandwidths(fold
     table = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in out.splitlines() if row.startswith("|")}
     assert set(table) >= {str(P) for P in projection.RANKS} | set(cost.FORMULAS)
     vote, rival = (
-        cost.curve(
-            name, 64, projection.RESNET50_COORDINATES, KNOWN._replace(gamma=gamma, delta=delta, fixed=fixed), 5e-6
-        )
+        cost.curve(name, 64, d=projection.RESNET50_COORDINATES, latency=5e-6,
+                   rates=KNOWN._replace(gamma=gamma, delta=delta, fixed=fixed))
         for name, gamma, delta, fixed in (("vote-alltoall", *KNOWN[2:]), ("mpi", 0, 0, 0))
-    )
+    )  # fmt: skip
     assert float(table["64"][1]) == pytest.approx(cost.break_even([vote], [rival]) / GBIT, rel=0.01)
-    assert float(table["64"][3]) == pytest.approx(cost.break_even([vote], [rival], 0.2) / GBIT, rel=0.01)
+    assert float(table["64"][3]) == pytest.approx(cost.break_even([vote], [rival], hidden_s=0.2) / GBIT, rel=0.01)
     assert [float(cell) for cell in table["vote-alltoall"][:5]] == [20, 10, 0.5, 3, 40]  # KNOWN, in the table's units
     assert table["vote-alltoall"][-1].strip() == "0 %, at worst 0 %"
 
@@ -143,3 +142,20 @@ def test_ranks_that_share_cores_are_warned_of(tmp_path, capsys, undrawn):
 def test_a_table_waits_for_no_plotting(folder):
     code = "import sys; import mpisign.report.__main__; assert not {'matplotlib', 'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_a_points_terms_are_its_records():
+    run = made_sweep(4, nodes=2, sizes=SIZES[:3], names=("vote-hierarchical",))
+    run.head["config"]["tie"] = "zero"
+    assert [p.terms for p in projection.points(run)] == [
+        cost.terms("vote-hierarchical", 4, d=size // 4, nodes=2, tie="zero") for size in SIZES[:3]
+    ]
+
+
+def test_a_run_without_points_is_refused():
+    with pytest.raises(ValueError, match="no sweep"):
+        projection.points(made_run())
+    foreign = made_sweep(names=("mpi",))
+    foreign.head["methods"] = ["none", "powersgd-2"]
+    with pytest.raises(ValueError, match="no method that the model knows"):
+        projection.points(foreign)

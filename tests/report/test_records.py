@@ -121,6 +121,28 @@ def test_each_row_is_held_against_the_fastest_rival_too():
     assert summarize(run).rows[-1]["rival"] == "gloo"
 
 
+def test_what_is_measured_so_far_is_never_kept_from_before():
+    run, whole = made_run(iterations=2), made_run(iterations=8)
+    before = rows.widest(run)
+    run.samples += whole.samples[len(run.samples) :]
+    assert rows.widest(run) == rows.widest(whole) != before
+
+
+def test_the_record_says_what_a_method_is_and_not_its_name():
+    run = made_run()
+    other = {"none": "nothing", "gloo": "vote-for-the-mean", "vote-alltoall": "signs"}
+    run.samples = [line | ({"method": other[line["method"]]} if "method" in line else {}) for line in run.samples]
+    for facts, key in ((run.head, "kinds"), (run.head["traffic"], "model")):
+        facts[key] = {other[name]: value for name, value in facts[key].items()}
+    run.head |= {"methods": list(other.values()), "baseline": other["gloo"], "lossy": ["signs"]}
+    summary = summarize(run)
+    assert (summary.answer["vote"], summary.answer["rival"]) == ("signs", "vote-for-the-mean")
+    assert [row["verdict"] for row in summary.rows] == ["ceiling", "baseline", "faster"]
+    assert summary.rows[0]["wrong"] is None
+    assert any("lossy" in note for note in notes(summary))
+    assert not any("lossy" in note for note in notes(summarize(made_run())))
+
+
 def test_ranks_that_are_not_bound_to_cores_are_warned_of():
     assert "not bound" in "\n".join(notes(summarize(made_run(bound=False))))
     assert "not bound" not in "\n".join(notes(summarize(made_run(bound=True))))

@@ -60,6 +60,24 @@ def test_the_table_alone_loads_nothing_slow(tmp_path):
     assert done.stdout.splitlines()[-1].split() == ["code", "0"]
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("compare", "--help")], ids=" ".join)
+def test_help_loads_nothing_slow(arguments):
+    program = """
+import sys
+from mpisign.report import __main__ as report
+try:
+    report.main(sys.argv[1:])
+finally:
+    loaded = {"numpy", "torch", "numba", "mpi4py", "tabulate", "matplotlib", "orjson"} & set(sys.modules)
+    assert not loaded, loaded
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("usage: mpisign.report")
+
+
 def test_report_redraws(tmp_path, capsys):
     path = kept(made_run(), tmp_path / "r.jsonl")
     for form in FORMATS:

@@ -85,25 +85,30 @@ def check_nesting(events):
         ends.append(ended)
 
 
-def in_trace_processor(path):
+@pytest.fixture(scope="module")
+def perfetto():
+    """One trace processor for all traces; it takes seconds to start."""
+    if reason := trace_processor.missing():
+        pytest.skip(reason)
+    with trace_processor.started() as load:
+        yield load
+
+
+def in_trace_processor(query):
     """Return what Perfetto makes of a trace, as `spans_of` has it."""
-    with trace_processor.loaded(path) as query:
-        assert query("SELECT name FROM stats WHERE value > 0 AND severity IN ('error', 'data_loss')") == []
-        (counted,) = query("SELECT COUNT(*) AS spans FROM slice")
-        found = query("""
-            SELECT pid, process.name AS process, thread.name AS thread, slice.name AS name, ts, dur,
-                   EXTRACT_ARG(slice.arg_set_id, 'args.method') AS method,
-                   EXTRACT_ARG(slice.arg_set_id, 'args.iteration') AS iteration, category, depth
-            FROM slice JOIN thread_track ON track_id = thread_track.id JOIN thread USING (utid)
-                 JOIN process USING (upid)
-        """)
+    assert query("SELECT name FROM stats WHERE value > 0 AND severity IN ('error', 'data_loss')") == []
+    (counted,) = query("SELECT COUNT(*) AS spans FROM slice")
+    found = query("""
+        SELECT pid, process.name AS process, thread.name AS thread, slice.name AS name, ts, dur,
+               EXTRACT_ARG(slice.arg_set_id, 'args.method') AS method,
+               EXTRACT_ARG(slice.arg_set_id, 'args.iteration') AS iteration, category, depth
+        FROM slice JOIN thread_track ON track_id = thread_track.id JOIN thread USING (utid)
+             JOIN process USING (upid)
+    """)
     assert counted["spans"] == len(found)
     assert all(row["process"] == f"rank {row['pid']}" for row in found)
     keys = ("pid", "thread", "name", "ts", "dur", "method", "iteration", "category")
     return sorted(tuple(row[key] for key in keys) for row in found), {row["depth"] for row in found}
-
-
-needs_perfetto = pytest.mark.skipif(bool(trace_processor.missing()), reason=str(trace_processor.missing()))
 
 
 def test_a_trace_keeps_to_the_format(tmp_path):
@@ -114,16 +119,15 @@ def test_a_trace_keeps_to_the_format(tmp_path):
         check_nesting([event | {"dur": 5e3} for event in events])
 
 
-@needs_perfetto
-def test_perfetto_counts_the_spans_that_were_written(tmp_path):
+def test_perfetto_counts_the_spans_that_were_written(tmp_path, perfetto):
     run = made_trace()
-    found, depths = in_trace_processor(exported(run, tmp_path))
+    found, depths = in_trace_processor(perfetto(exported(run, tmp_path)))
     assert found == spans_of(run)
     assert depths == {0, 1}
 
 
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
-def test_a_run_is_traced_from_the_ranks_to_perfetto(tmp_path, schedule):
+def test_a_run_is_traced_from_the_ranks_to_perfetto(tmp_path, schedule, request):
     ended = launch(2, *TINY, "--schedule", schedule, "--iterations", "2", "--warmup", "1", "--trace",
                    "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -134,7 +138,7 @@ def test_a_run_is_traced_from_the_ranks_to_perfetto(tmp_path, schedule):
     check_nesting(events)
     assert len(events) == len(spans_of(run))
     if not trace_processor.missing():
-        found, depths = in_trace_processor(tmp_path / "trace.json")
+        found, depths = in_trace_processor(request.getfixturevalue("perfetto")(tmp_path / "trace.json"))
         assert found == spans_of(run)
         assert depths == {0}
 
@@ -158,7 +162,7 @@ def check_time_line(run):
         named = {name: took for name, took in sample.items() if name not in FACTS_OF_A_LINE}
         if kind == "exchange":
             named[method] = sample["seconds"]
-        elif kind == "overlapped" and not method.startswith("vote-"):
+        elif kind == "overlapped" and run.kinds[method] != "vote":
             (whole,) = found["exchange"]
             named[whole[0]] = whole[2]
             assert whole[0] == method
@@ -168,7 +172,7 @@ def check_time_line(run):
             for _, began, took in found.get("vote", []) + found.get("exchange", []):
                 assert backward[1] <= began
                 assert round(began + took, 9) <= round(backward[1] + backward[2], 9)
-        assert ("vote" in found) == str(method).startswith("vote-")
+        assert ("vote" in found) == (run.kinds.get(method) == "vote")
     ranks = run.head["machine"]["ranks"]
     for spans in at_once.values():
         assert len(spans) == ranks

