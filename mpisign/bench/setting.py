@@ -91,8 +91,8 @@ def _chosen(config: Config, here: Place) -> tuple[tuple[str, ...], dict[str, str
 
 def _batches(config: Config, own_seed: int) -> Iterator[Batch]:
     if config.data:
-        return data.folder(Path(config.data), config.batch_size, config.image_size, own_seed)
-    return data.synthetic(config.batch_size, config.image_size, own_seed)
+        return data.folder(Path(config.data), batch_size=config.batch_size, image_size=config.image_size, seed=own_seed)
+    return data.synthetic(config.batch_size, config.image_size, seed=own_seed)
 
 
 def _default_path(config: Config, machine: dict[str, Any]) -> Path:
@@ -113,5 +113,6 @@ def new_run(setting: Setting) -> records.Run:
         "type": "run", "format": records.FORMAT, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": config, "machine": setting.place.machine, "methods": list(setting.methods),
         "kinds": {name: METHODS[name].kind for name in setting.methods},
+        "lossy": [name for name in setting.methods if METHODS[name].truth.of == "same"],
         "skipped": setting.skipped, "baseline": baseline, "traffic": {},
     })  # fmt: skip
