@@ -51,7 +51,11 @@ def measure():
         return future
 
     terms, alike = Terms(), dict.fromkeys(NAMES, METHODS[NAMES[0]])
-    with launch.session("null") as comm, group.process_group(comm, "gloo", True), ready(comm, alike, terms) as methods:
+    with (
+        launch.session("null") as comm,
+        group.process_group(comm, "gloo", True),
+        ready(comm, alike, terms=terms) as methods,
+    ):
         contest = Contest(comm, methods, terms=terms)
         methods[NAMES[2]].hook = slowed
         vector = torch.randn(COORDINATES, generator=torch.Generator().manual_seed(comm.rank))

@@ -42,20 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.end["type"] = "end"
         with place.telling_of_memory(), process_group(comm, here.backend, here.one_node):
             compile_kernels()
-            with ready(comm, {name: METHODS[name] for name in setting.methods}, terms) as methods:
+            with ready(comm, {name: METHODS[name] for name in setting.methods}, terms=terms) as methods:
                 measure(run, comm, setting=setting, methods=methods, terms=terms)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         run.end |= {"wall_s": time.monotonic() - began, "peak_bytes": comm.allgather(peak)}
-        code = finish(run, setting, config) if comm.rank == 0 else 0
+        code = finish(run, setting) if comm.rank == 0 else 0
         return int(comm.bcast(code))
 
 
-def finish(run: Run, setting: Setting, config: Config) -> int:
+def finish(run: Run, setting: Setting) -> int:
     """Keep the record, print the table, and say what was wrong; return the exit code."""
     from ..report import records, table
     from ..report.summary import summarize
 
-    faults = []
+    config, faults = setting.config, []
     try:
         records.write(setting.path, run.lines())
     except OSError as error:

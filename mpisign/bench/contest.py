@@ -52,17 +52,17 @@ class Contest:
         names = list(self.methods)
         return [names[at] for at in self._order.permutation(len(names))]
 
-    def round(self, iteration: int, held: list[HeldBucket]) -> Iterator[dict[str, Any]]:
+    def round(self, iteration: int, buckets: list[HeldBucket]) -> Iterator[dict[str, Any]]:
         """Let each method exchange a copy of the gradient; yield this rank's sample for each, in the order of play.
 
         A sample is method, seconds, wrong (of all ranks), the events of the time line and the seconds of each span.
         """
-        self.remember(held)
-        honest = [floats(bucket.tensor) for bucket in held]
-        momenta: list[Floats | None] = [*map(floats, self._momentum.copies)] or [None for _ in held]
+        self.remember(buckets)
+        honest = [floats(bucket.tensor) for bucket in buckets]
+        momenta: list[Floats | None] = [*map(floats, self._momentum.copies)] or [None for _ in buckets]
         truth, spans = Truth(self.comm, self.terms), self.terms.spans
         for name in self.shuffled():
-            ready, work = self.methods[name], self._copies(held)
+            ready, work = self.methods[name], self._copies(buckets)
             self._momentum.restore()
             lies = self._lie(ready, iteration, work)
             gradients = [floats(bucket.tensor.clone()) for bucket in work] if lies else honest
@@ -77,7 +77,7 @@ class Contest:
                 wrong = truth.wrong(ready.method, evidence, [floats(bucket.tensor) for bucket in work])
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
 
-    def apply(self, iteration: int, held: list[HeldBucket]) -> None:
+    def apply(self, iteration: int, buckets: list[HeldBucket]) -> None:
         """Replace the gradient itself by what the first vote, else the first rival, makes of it.
 
         Comes after the round of the same iteration.
@@ -85,8 +85,8 @@ class Contest:
         first = {ready.method.kind: name for name, ready in reversed(self.methods.items())}
         chosen = next(first[kind] for kind in ("vote", "rival", "ceiling") if kind in first)
         self._momentum.restore()
-        self._lie(self.methods[chosen], iteration, held)
-        self._play(chosen, iteration, held)
+        self._lie(self.methods[chosen], iteration, buckets)
+        self._play(chosen, iteration, buckets)
         self.terms.spans.take()
         self.terms.spans.take_events()
         patience.quiet_barrier(self.comm)
@@ -124,10 +124,10 @@ class Contest:
             evidence, results = self.turn.pieces.evidence()
             return Truth(self.comm, self.terms).wrong(self.methods[name].method, evidence, results)
 
-    def remember(self, held: list[HeldBucket]) -> None:
+    def remember(self, buckets: list[HeldBucket]) -> None:
         """Keep the momentum of these buckets as it is now, for `restore`."""
         any_vote = next((ready for ready in self.methods.values() if ready.method.kind == "vote"), None)
-        momenta = [any_vote.momentum_of(bucket) for bucket in held] if any_vote else []
+        momenta = [any_vote.momentum_of(bucket) for bucket in buckets] if any_vote else []
         self._momentum.keep(momentum for momentum in momenta if momentum is not None)
 
     def restore(self) -> None:
@@ -140,9 +140,9 @@ class Contest:
         yield
         self.costs[name].append(time.perf_counter() - began)
 
-    def _copies(self, held: list[HeldBucket]) -> list[HeldBucket]:
-        self._work.keep(bucket.tensor for bucket in held)
-        copies = zip(held, self._work.copies, strict=True)
+    def _copies(self, buckets: list[HeldBucket]) -> list[HeldBucket]:
+        self._work.keep(bucket.tensor for bucket in buckets)
+        copies = zip(buckets, self._work.copies, strict=True)
         return [HeldBucket(bucket.number, work, bucket.parts, bucket.last) for bucket, work in copies]
 
     def _lie(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:

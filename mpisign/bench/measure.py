@@ -61,15 +61,15 @@ class _OnModel:
         overlap = run.head["config"]["schedule"] == "overlap"
         for iteration in Rounds(contest.comm, run, block=BLOCK if overlap else 1):
             trial.backward()
-            held = contest.turn.held
-            samples = list(contest.round(iteration + self.warmup, held))
-            contest.apply(iteration + self.warmup, held)
+            buckets = contest.turn.buckets
+            samples = list(contest.round(iteration + self.warmup, buckets))
+            contest.apply(iteration + self.warmup, buckets)
             trial.step()
             recorder.keep("exchange", iteration, samples)
             recorder.keep("compute", iteration, [{**trial.spans.take(), "events": trial.spans.take_events()}])
             if overlap:
                 self._overlapped(iteration)
-        recorder.traffic(None, contest.turn.held)
+        recorder.traffic(None, contest.turn.buckets)
         if set(run.head["kinds"].values()) != {"ceiling"}:
             weights = (parameter.detach().cpu().numpy() for parameter in trial.model.parameters())
             run.end["replicas_identical"] = agreement.same_everywhere(contest.comm, weights)
@@ -78,7 +78,7 @@ class _OnModel:
         """Give each method its block of iterations, all from the same weights and momentum; `played` is the round."""
         contest, trial, weights = self.contest, self.trial, self.weights
         weights.keep(trial.model.parameters())
-        contest.remember(contest.turn.held)
+        contest.remember(contest.turn.buckets)
         for method in contest.shuffled():
             weights.restore()
             contest.restore()
@@ -116,10 +116,10 @@ class _Sweep:
         for size in config["sizes"]:
             noise = torch.Generator().manual_seed(config["seed"] * comm.size + comm.rank)
             vector = torch.randn(size // 4, generator=noise).to(device)
-            held = [HeldBucket(0, vector, [vector], True)]
-            self.recorder.traffic(size, held)
+            buckets = [HeldBucket(0, vector, [vector], True)]
+            self.recorder.traffic(size, buckets)
             for iteration in Rounds(comm, self.run, what=f"{size} bytes", size=size):
-                samples = self.contest.round(iteration + config["warmup"], held)
+                samples = self.contest.round(iteration + config["warmup"], buckets)
                 self.recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])
 
 

@@ -49,12 +49,12 @@ class Recorder:
             for thread in dict.fromkeys(event.thread for event in its_events)
         ]  # fmt: skip
 
-    def traffic(self, of: int | None, held: list[HeldBucket]) -> None:
+    def traffic(self, of: int | None, buckets: list[HeldBucket]) -> None:
         """Keep what each method sends and receives for these buckets."""
         tie = self.run.head["config"]["tie"]
-        buckets = [[tuple(part.shape) for part in bucket.parts] for bucket in held]
+        every = [[tuple(part.shape) for part in bucket.parts] for bucket in buckets]
         self.run.head["traffic"][str(of or "model")] = {
-            name: sum(METHODS[name].traffic(shapes, tie, self.nodes) for shapes in buckets).T.tolist()  # type: ignore[union-attr]
+            name: sum(METHODS[name].traffic(shapes, tie, self.nodes) for shapes in every).T.tolist()  # type: ignore[union-attr]
             for name in self.run.head["methods"]
         }
 

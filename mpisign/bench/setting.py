@@ -91,8 +91,8 @@ def _chosen(config: Config, here: Place) -> tuple[tuple[str, ...], dict[str, str
 
 def _batches(config: Config, own_seed: int) -> Iterator[Batch]:
     if config.data:
-        return data.folder(Path(config.data), config.batch_size, config.image_size, own_seed)
-    return data.synthetic(config.batch_size, config.image_size, own_seed)
+        return data.folder(Path(config.data), batch_size=config.batch_size, image_size=config.image_size, seed=own_seed)
+    return data.synthetic(config.batch_size, config.image_size, seed=own_seed)
 
 
 def _default_path(config: Config, machine: dict[str, Any]) -> Path:

@@ -16,9 +16,9 @@ from .pieces import Pieces
 def play(turn: "Turn", bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """Hand a bucket to the method whose turn it is: a DDP communication hook.
 
-    Without one, the buckets of the step are kept in `turn.held` and nothing is sent.
+    Without one, the buckets of the step are kept in `turn.buckets` and nothing is sent.
     """
-    return turn.take(HeldBucket(bucket.index(), bucket.buffer(), bucket.parameters(), bucket.is_last()))
+    return turn.receive(HeldBucket(bucket.index(), bucket.buffer(), bucket.parameters(), bucket.is_last()))
 
 
 class Turn:
@@ -26,7 +26,7 @@ class Turn:
 
     def __init__(self, spans: Spans, pieces: Pieces) -> None:
         self.spans, self.pieces = spans, pieces
-        self.held: list[HeldBucket] = []
+        self.buckets: list[HeldBucket] = []
         self._ready: Ready | None = None
         self._name, self._step = "", 0
         self._marks: list[float] = []  # when the exchange of each bucket began and ended, if traced
@@ -48,11 +48,11 @@ class Turn:
             self.spans.mark("exchange", self._name, began, max(self._marks) - began)
         self._ready, self._marks = None, []
 
-    def take(self, bucket: HeldBucket) -> torch.futures.Future[Tensor]:
+    def receive(self, bucket: HeldBucket) -> torch.futures.Future[Tensor]:
         """Do what `play` says."""
         ready = self._ready
         if ready is None:
-            self.held = [bucket] if bucket.number == 0 else [*self.held, bucket]
+            self.buckets = [bucket] if bucket.number == 0 else [*self.buckets, bucket]
             done: torch.futures.Future[Tensor] = torch.futures.Future()
             done.set_result(bucket.tensor)
             return done

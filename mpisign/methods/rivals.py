@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..ranks import patience
-from ..ranks.worker import Worker
 from .method import MATRICES, NCCL, Hook, Method, Ready, Shapes, Terms, Truth
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def _none(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Read
 
 def _in_thread(work: Callable[[Any, Any], Tensor], resources: contextlib.ExitStack) -> Hook:
     """Return the hook that does `work(state, bucket)` in a thread, bucket after bucket, while backward goes on."""
+    from ..ranks.worker import Worker
+
     worker = Worker()
     resources.callback(worker.close)
 

@@ -17,7 +17,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (*RIVALS, *VOTES
 
 
 @contextlib.contextmanager
-def ready(comm: MPI.Comm, methods: Mapping[str, Method], terms: Terms) -> Iterator[dict[str, Ready]]:
+def ready(comm: MPI.Comm, methods: Mapping[str, Method], *, terms: Terms) -> Iterator[dict[str, Ready]]:
     """Make methods ready, under the names that they are given, and free what they hold. Collective.
 
     Votes share one momentum, or each would have its own of the size of the gradient; so methods that are compared

@@ -40,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with agreement.refusing(comm, PROGRAM):
             setting = settle(config, comm)
         with agreement.refusing(comm, PROGRAM):
-            check_agreed(comm, setting.train, "train")
-            check_agreed(comm, setting.validate, "val")
+            check_agreed(comm, setting.train, part="train")
+            check_agreed(comm, setting.validate, part="val")
         here, terms = setting.place, setting.terms
         chosen = {config.method: METHODS[config.method]}
         with (
             place.telling_of_memory(),
             process_group(comm, here.backend, here.one_node),
-            ready(comm, chosen, terms) as methods,
+            ready(comm, chosen, terms=terms) as methods,
         ):
             if config.votes:
                 methods[config.method].set_schedule(config.schedule)

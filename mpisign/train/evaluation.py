@@ -44,8 +44,8 @@ class Evaluation:
     ) -> None:  # fmt: skip
         self.comm, self.config, self.device = comm, config, device
         self.pictures, self.broken, self.stop = pictures, broken, stop
-        sampler = ValidationSampler(pictures, comm.size, comm.rank)
-        self.batches = loader(pictures, sampler, config.batch_size, config.workers, whole=False,
+        sampler = ValidationSampler(pictures, comm.size, rank=comm.rank)
+        self.batches = loader(pictures, sampler, batch_size=config.batch_size, workers=config.workers, whole=False,
                               pin=device.type == "cuda")  # fmt: skip
         most = math.ceil(len(pictures) / comm.size)
         self.steps = math.ceil(most / config.batch_size)  # of the rank that has most pictures

@@ -65,8 +65,9 @@ def settle(config: Recipe, comm: MPI.Comm) -> Setting:
     models.check(config.model, config.image_size, config.batch_size)
     if not config.data:
         raise ValueError("data: tell the folder of the pictures (--data PATH)")
-    train = Pictures(Path(config.data, "train"), augmentation(config.image_size), config.seed, config.image_size)
-    validate = Pictures(Path(config.data, "val"), evaluation(config.image_size), config.seed, config.image_size)
+    size = config.image_size
+    train = Pictures(Path(config.data, "train"), augmentation(size), seed=config.seed, image_size=size)
+    validate = Pictures(Path(config.data, "val"), evaluation(size), seed=config.seed, image_size=size)
     if train.classes != validate.classes:
         raise ValueError(
             f"data: train/ and val/ have different classes: {_difference(train.classes, validate.classes)}"
@@ -98,7 +99,7 @@ def _check_output(folder: Path, resume: bool) -> None:
         raise ValueError(f"output: {folder} is not empty; --resume goes on with what is in it")
 
 
-def check_agreed(comm: MPI.Comm, pictures: Pictures, part: str) -> None:
+def check_agreed(comm: MPI.Comm, pictures: Pictures, *, part: str) -> None:
     """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
     everyone = comm.allgather(pictures.fingerprint())
     for rank, other in enumerate(everyone):

@@ -68,9 +68,9 @@ class Training:
         # The pictures, and how far they were seen.
         self.position, self.pictures = Position(), setting.train
         self.broken = Broken(comm, skip=config.broken == "skip")
-        self.sampler = TrainingSampler(setting.train, comm.size, comm.rank, config.seed)
-        self.batches = loader(setting.train, self.sampler, config.batch_size, config.workers, whole=True,
-                              pin=self.device.type == "cuda")  # fmt: skip
+        self.sampler = TrainingSampler(setting.train, comm.size, rank=comm.rank, seed=config.seed)
+        self.batches = loader(setting.train, self.sampler, batch_size=config.batch_size,
+                              workers=config.workers, whole=True, pin=self.device.type == "cuda")  # fmt: skip
         self.evaluation = Evaluation(comm, config, pictures=setting.validate, device=self.device, broken=self.broken,
                                      stop=stop)  # fmt: skip
         # The model; what has no gradient is left as it is.

@@ -27,7 +27,7 @@ Batch = tuple[Tensor, Tensor]  # float32 (batch, 3, size, size), int64 (batch,)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def synthetic(batch_size: int, image_size: int, seed: int) -> Iterator[Batch]:
+def synthetic(batch_size: int, image_size: int, *, seed: int) -> Iterator[Batch]:
     """Yield one batch of noise with random labels, for ever."""
     noise = torch.Generator().manual_seed(seed)
     pictures = torch.randn(batch_size, 3, image_size, image_size, generator=noise)
@@ -36,7 +36,7 @@ def synthetic(batch_size: int, image_size: int, seed: int) -> Iterator[Batch]:
         yield pictures, labels
 
 
-def folder(path: Path, batch_size: int, image_size: int, seed: int) -> Iterator[Batch]:
+def folder(path: Path, *, batch_size: int, image_size: int, seed: int) -> Iterator[Batch]:
     """Yield batches drawn with replacement from an ImageFolder tree, for ever; decoding is done here and now.
 
     Raises:
@@ -95,7 +95,7 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
 
     BROKEN = -1
 
-    def __init__(self, path: Path, transform: Any, seed: int, image_size: int) -> None:
+    def __init__(self, path: Path, transform: Any, *, seed: int, image_size: int) -> None:
         self.folder, self.seed, self.image_size = _image_folder(path, transform), seed, image_size
         self.classes: list[str] = self.folder.classes
 
@@ -141,7 +141,7 @@ class TrainingSampler(DistributedSampler[Any]):
     All ranks have equally many; those that are left over sit this epoch out.
     """
 
-    def __init__(self, pictures: Pictures, P: int, rank: int, seed: int) -> None:
+    def __init__(self, pictures: Pictures, P: int, *, rank: int, seed: int) -> None:
         super().__init__(pictures, P, rank, shuffle=True, seed=seed, drop_last=True)
         self.start = 0
 
@@ -160,7 +160,7 @@ class TrainingSampler(DistributedSampler[Any]):
 class ValidationSampler(Sampler[Any]):
     """Every P-th picture, as (0, number): each exactly once over all ranks."""
 
-    def __init__(self, pictures: Pictures, P: int, rank: int) -> None:
+    def __init__(self, pictures: Pictures, P: int, *, rank: int) -> None:
         self.numbers = range(rank, len(pictures), P)
 
     def __iter__(self) -> Iterator[Any]:
@@ -170,7 +170,7 @@ class ValidationSampler(Sampler[Any]):
         return len(self.numbers)
 
 
-def loader(pictures: Pictures, sampler: Sampler[Any], batch_size: int, workers: int, whole: bool, pin: bool) -> Any:
+def loader(pictures: Pictures, sampler: Sampler[Any], *, batch_size: int, workers: int, whole: bool, pin: bool) -> Any:
     """Return batches (pictures, labels, numbers); `whole`: without a smaller last one, `pin`: in pinned memory."""
     ended = multiprocessing.Event()
     atexit.register(ended.set)

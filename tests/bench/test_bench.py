@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from jobs import Job, start
 from launch import environment, mpirun, our_lines, run
 
 from mpisign.methods.method import MATRICES, NCCL
@@ -24,11 +25,61 @@ HERE = tuple(name for name in ABLE if not METHODS[name].unasked)
 VOTES = {name for name, method in METHODS.items() if method.kind == "vote"}
 
 
+TINY_RUN = TINY[2:]
+CHOSEN = "none,mpi,vote-alltoall"
+TRAITOR = ("--adversaries", "1", "--adversary", "delayed")
+OVERLAP = ("--schedule", "overlap", "--iterations", "7", *TRAITOR, "--methods", ",".join(ABLE), "--per-iteration")
+UNTIL = [(what, *end)
+         for what in (("--schedule", "overlap"), ("--sizes", "1K:2K:2"))
+         for end in (("0.9", "60", True), ("0.000001", "2", False))]  # fmt: skip
+# The runs of so many ranks by name: those of a number of ranks share a start.
+RUNS = {
+    1: {"table": (*TINY_RUN, "--per-iteration"), "overlap": (*TINY_RUN, *OVERLAP)},
+    2: {
+        **{f"until {number}": (*TINY_RUN, *what, "--until", until, "--time-cap", cap, "--methods", "gloo,vote-alltoall")
+           for number, (what, until, cap, _) in enumerate(UNTIL)},
+        "sweep": ("--sizes", "4:1K:16", "--iterations", "3", "--format", "json"),
+        "photos": (*TINY_RUN, "--data", "photos", "--methods", "gloo,vote-alltoall"),
+    },
+    3: {
+        "table": (*TINY_RUN, "--per-iteration"),
+        "traitors": (*TINY_RUN, "--methods", CHOSEN, "--tie", "random", "--adversaries", "1", "--adversary", "random",
+                     "--format", "csv"),
+    },
+    4: {"overlap": (*TINY_RUN, *OVERLAP)},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    made = subprocess.run([sys.executable, "-m", "mpisign", "photos", folder], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert made.stdout.startswith("80 pictures in")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(photos, tmp_path_factory):
+    """Return what gives how a run of RUNS ended, and its record."""
+    done = {}
+
+    def of(ranks, name):
+        if ranks not in done:
+            folder = tmp_path_factory.mktemp(f"{ranks}-ranks")
+            (folder / "photos").symlink_to(photos)
+            jobs = [Job((*arguments, "--output", f"{name}.jsonl"), folder) for name, arguments in RUNS[ranks].items()]
+            done[ranks] = folder, dict(zip(RUNS[ranks], start(ranks, "mpisign.bench.__main__", jobs), strict=True))
+        folder, ended = done[ranks]
+        assert ended[name].returncode == 0, ended[name].stderr
+        return ended[name], records.read(folder / f"{name}.jsonl")
+
+    return of
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_the_table(tmp_path, ranks):
-    ended = run(ranks, *TINY, "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    kept = records.read(tmp_path / "r.jsonl")
+def test_the_table(ran, ranks):
+    ended, kept = ran(ranks, "table")
     assert ended.stdout.rstrip() == table.render(summarize(kept), "table", per_iteration=True)
     assert "baseline: gloo" in ended.stdout
     assert "nccl did not run: NCCL needs CUDA devices" in ended.stdout
@@ -53,24 +104,17 @@ def test_the_table(tmp_path, ranks):
     }
 
 
-def test_traitors_a_coin_and_a_choice_of_methods(tmp_path):
-    chosen = "none,mpi,vote-alltoall"
-    ended = run(3, *TINY, "--methods", chosen, "--tie", "random", "--adversaries", "1", "--adversary", "random",
-                "--format", "csv", "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+def test_traitors_a_coin_and_a_choice_of_methods(ran):
+    ended, _ = ran(3, "traitors")
     found = list(csv.DictReader(io.StringIO(ended.stdout)))
-    assert [row["method"] for row in found] == chosen.split(",")
+    assert [row["method"] for row in found] == CHOSEN.split(",")
     assert tuple(found[0]) == rows.KEYS
     assert {row["baseline"] for row in found} == {"mpi"}
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_the_overlapped_schedule(tmp_path, ranks):
-    traitor = ("--adversaries", "1", "--adversary", "delayed")
-    ended = run(ranks, *TINY, "--schedule", "overlap", "--iterations", "7", *traitor, "--methods", ",".join(ABLE),
-                "--output", "r.jsonl", "--per-iteration", cwd=tmp_path)  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    kept = records.read(tmp_path / "r.jsonl")
+def test_the_overlapped_schedule(ran, ranks):
+    ended, kept = ran(ranks, "overlap")
     assert ended.stdout.rstrip() == table.render(summarize(kept), "table", per_iteration=True)
     assert "exposed comm ms" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
@@ -81,13 +125,10 @@ def test_the_overlapped_schedule(tmp_path, ranks):
         assert ("pack" in line) == (line["method"] in VOTES)
 
 
-@pytest.mark.parametrize("what", [("--schedule", "overlap"), ("--sizes", "1K:2K:2")], ids=["overlap", "sweep"])
-@pytest.mark.parametrize(("until", "cap", "reached"), [("0.9", "60", True), ("0.000001", "2", False)])
-def test_it_goes_on_until_the_intervals_are_narrow_or_time_is_up(tmp_path, what, until, cap, reached):
-    ended = run(2, *TINY, *what, "--until", until, "--time-cap", cap, "--methods", "gloo,vote-alltoall",
-                "--output", "r.jsonl", cwd=tmp_path)  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    kept = records.read(tmp_path / "r.jsonl")
+@pytest.mark.parametrize("number", range(len(UNTIL)), ids=[" ".join((*what, until)) for what, until, _, _ in UNTIL])
+def test_it_goes_on_until_the_intervals_are_narrow_or_time_is_up(ran, number):
+    _, until, _, reached = UNTIL[number]
+    ended, kept = ran(2, f"until {number}")
     sizes = kept.head["config"]["sizes"] or [None]
     assert (max(rows.widest(kept, size) for size in sizes) <= float(until)) == reached
     fewest, _ = samples.iterations(kept)
@@ -95,11 +136,8 @@ def test_it_goes_on_until_the_intervals_are_narrow_or_time_is_up(tmp_path, what,
     assert ("WARNING: asked to go on" in ended.stdout) != reached
 
 
-def test_a_sweep_over_sizes(tmp_path):
-    ended = run(
-        2, *BENCH, "--sizes", "4:1K:16", "--iterations", "3", "--format", "json", "--output", "r.jsonl", cwd=tmp_path
-    )
-    assert ended.returncode == 0, ended.stderr
+def test_a_sweep_over_sizes(ran):
+    ended, _ = ran(2, "sweep")
     found = json.loads(ended.stdout)
     assert [row["bytes"] for row in found] == [
         size for size in (4, 64, 1024) for name in HERE if MATRICES not in METHODS[name].needs
@@ -107,13 +145,8 @@ def test_a_sweep_over_sizes(tmp_path):
     assert {row["wrong"] for row in found} == {0, None}
 
 
-def test_real_pictures(tmp_path):
-    made = subprocess.run([sys.executable, "-m", "mpisign", "photos", tmp_path / "photos"], check=True,
-                          capture_output=True, text=True)  # fmt: skip
-    assert made.stdout.startswith("80 pictures in")
-    ended = run(2, *TINY, "--data", "photos", "--methods", "gloo,vote-alltoall", "--output", "r.jsonl", cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    kept = records.read(tmp_path / "r.jsonl")
+def test_real_pictures(ran):
+    ended, kept = ran(2, "photos")
     assert kept.head["config"]["data"] == "photos"
     assert "photos pictures of 32 x 32" in ended.stdout
     assert all(line["data"] > 0 for line in kept.compute)
@@ -131,44 +164,63 @@ def test_real_pictures_in_two_parts(tmp_path):
         assert [sum(p.parent.name == label for p in pictures[part]) for part in ("train", "val")] == [32, 8]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--model", "resnet5000"], "model: unknown name 'resnet5000'"),
-        (["--methods", "vote-ring"], "unknown name 'vote-ring', choose from none, mpi"),
-        (["--methods", "nccl"], "methods: nccl cannot run: NCCL needs CUDA devices"),
-        (["--tie", "heads"], "invalid choice: 'heads'"),
-        (["--sizes", "1K"], "no range of sizes"),
-        (["--data", "empty"], "data: empty is no folder of class folders with pictures"),
-        (["--data", "nowhere"], "data: nowhere is no folder"),
-        (["--output", "/dev/null/r.jsonl"], "output: /dev/null is not a folder"),
-        (["--output", "empty"], "output: empty is a folder"),
-        (["--output", "/dev/null"], "output: /dev/null is no ordinary file"),
-        (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
-        (["--iterations", "0"], "0 is less than 1"),
-        (["--batch-size", "x"], "'x' is not a whole number"),
-        (["--momentum", "1"], "1 is not in [0, 1)"),
-        (["--bucket-mb", "0"], "bucket_mb: must be above 0"),
-        (["--model", "resnet18", "--image-size", "32"], "image_size: resnet18 takes no batch of 1"),
-        (["--sizes", "1K:4K", "--methods", "powersgd-2"], "methods: powersgd-2 cannot run: it compresses matrices"),
-        (["--schedule", "never"], "invalid choice: 'never'"),
-        (["--sizes", "1K:4K", "--schedule", "overlap"], "schedule: a sweep over sizes has no backward"),
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
-)
-def test_bad_input_gets_one_line_and_code_2(tmp_path, arguments, said):
-    (tmp_path / "empty").mkdir()
-    output = [] if "--output" in arguments else ["--output", "r.jsonl"]
-    model = [] if "--model" in arguments else ["--model", "tiny", "--image-size", "32"]
-    ended = run(2, *BENCH, *model, *arguments, *output, cwd=tmp_path)
+FAULTY = [
+    (["--model", "resnet5000"], "model: unknown name 'resnet5000'"),
+    (["--methods", "vote-ring"], "unknown name 'vote-ring', choose from none, mpi"),
+    (["--methods", "nccl"], "methods: nccl cannot run: NCCL needs CUDA devices"),
+    (["--tie", "heads"], "invalid choice: 'heads'"),
+    (["--sizes", "1K"], "no range of sizes"),
+    (["--data", "empty"], "data: empty is no folder of class folders with pictures"),
+    (["--data", "nowhere"], "data: nowhere is no folder"),
+    (["--output", "/dev/null/r.jsonl"], "output: /dev/null is not a folder"),
+    (["--output", "empty"], "output: empty is a folder"),
+    (["--output", "/dev/null"], "output: /dev/null is no ordinary file"),
+    (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
+    (["--iterations", "0"], "0 is less than 1"),
+    (["--batch-size", "x"], "'x' is not a whole number"),
+    (["--momentum", "1"], "1 is not in [0, 1)"),
+    (["--bucket-mb", "0"], "bucket_mb: must be above 0"),
+    (["--model", "resnet18", "--image-size", "32"], "image_size: resnet18 takes no batch of 1"),
+    (["--sizes", "1K:4K", "--methods", "powersgd-2"], "methods: powersgd-2 cannot run: it compresses matrices"),
+    (["--schedule", "never"], "invalid choice: 'never'"),
+    (["--sizes", "1K:4K", "--schedule", "overlap"], "schedule: a sweep over sizes has no backward"),
+    (["--nonsense"], "unrecognized arguments: --nonsense"),
+]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Return how a run ended for each of FAULTY."""
+    top, jobs = tmp_path_factory.mktemp("faulty"), []
+    for number, (arguments, _) in enumerate(FAULTY):
+        folder = top / str(number)
+        (folder / "empty").mkdir(parents=True)
+        output = [] if "--output" in arguments else ["--output", "r.jsonl"]
+        model = [] if "--model" in arguments else ["--model", "tiny", "--image-size", "32"]
+        jobs.append(Job((*model, *arguments, *output), folder))
+    return start(2, "mpisign.bench.__main__", jobs)
+
+
+@pytest.mark.parametrize("number", range(len(FAULTY)), ids=["-".join(arguments) for arguments, _ in FAULTY])
+def test_bad_input_gets_one_line_and_code_2(faulty, number):
+    ended = faulty[number]
     assert ended.returncode == 2
     lines = our_lines(ended.stderr)
     assert len(lines) == 1, ended.stderr
-    assert said in lines[0]
+    assert FAULTY[number][1] in lines[0]
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    assert ended.files == ["empty"]
+
+
+@pytest.mark.parametrize("arguments", [["--adversaries", "3"], ["--nonsense"]], ids=["settled", "parsed"])
+def test_bad_input_ends_a_job_with_code_2(tmp_path, arguments):
+    ended = run(2, *BENCH, "--model", "tiny", "--image-size", "32", *arguments, "--output", "r.jsonl", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert len(our_lines(ended.stderr)) == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout.strip() == "" or "BAD TERMINATION" in ended.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_started_singly_are_told_how_to_start(tmp_path):

@@ -37,7 +37,7 @@ def torch_distributed(comm):
 @contextlib.contextmanager
 def contest_of(comm, *names, **terms):
     terms = Terms(seed=3, **terms)
-    with ready(comm, {name: METHODS[name] for name in names}, terms) as methods:
+    with ready(comm, {name: METHODS[name] for name in names}, terms=terms) as methods:
         yield Contest(comm, methods, terms=terms)
 
 
@@ -62,14 +62,14 @@ def test_every_method_passes_the_check(comm, rule, momentum, adversary):
     mine = adversary if comm.rank % 2 else None
     with contest_of(comm, *ABLE, momentum=momentum, tie=rule, adversary=mine) as contest:
         for iteration in range(3):
-            held = held_buckets(comm, seed=100 * iteration)
-            kept = [bucket.tensor.clone() for bucket in held]
-            samples = list(contest.round(iteration, held))
+            buckets = held_buckets(comm, seed=100 * iteration)
+            kept = [bucket.tensor.clone() for bucket in buckets]
+            samples = list(contest.round(iteration, buckets))
             assert sorted(sample["method"] for sample in samples) == sorted(ABLE)
             assert [sample["wrong"] for sample in samples] == [0] * len(samples)
-            assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(held, kept, strict=True))
-            contest.apply(iteration, held)
-            assert agreement.same_everywhere(comm, (bucket.tensor.numpy() for bucket in held))
+            assert all(torch.equal(bucket.tensor, before) for bucket, before in zip(buckets, kept, strict=True))
+            contest.apply(iteration, buckets)
+            assert agreement.same_everywhere(comm, (bucket.tensor.numpy() for bucket in buckets))
 
 
 @pytest.mark.parametrize(
@@ -194,12 +194,12 @@ def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
         for step in range(2):  # two buckets from the second step on
             model.zero_grad()
             loss_of(replica, step).backward()
-            held = contest.turn.held
-            assert held[-1].last
-            assert sum(bucket.tensor.numel() for bucket in held) == sum(p.numel() for p in model.parameters())
+            buckets = contest.turn.buckets
+            assert buckets[-1].last
+            assert sum(bucket.tensor.numel() for bucket in buckets) == sum(p.numel() for p in model.parameters())
             alone = torch.autograd.grad(loss_of(model, step), list(model.parameters()))
             assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
-        assert len(held) > 1
+        assert len(buckets) > 1
 
 
 def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):

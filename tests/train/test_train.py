@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from jobs import Job, start
 from launch import environment, mpirun, our_lines, run
 
 from mpisign.train import checkpoint
@@ -19,23 +20,36 @@ SMALL = ("--model", "tiny", "--image-size", "32", "--batch-size", "4", "--worker
 TRAIN = ("-m", "mpisign.train", *SMALL)
 EPOCH = 8  # steps of 2 ranks: 64 pictures
 
-# A program that does something before or after a step of the training on some rank.
+
+# A program that does something before a step of the training, on each rank.
 MEDDLING = """
-import os, resource, signal, sys
-from mpisign.train import __main__ as train, training
-iterate = training.Training._iterate
-def meddled(self, *arguments):
+import os, resource, signal
+from mpisign.train import training
+step_of = getattr(training.Training.step, "plain", training.Training.step)
+def meddled(self, pictures, labels, numbers):
     rank, step = self.comm.rank, self.position.step
     {before}
-    return iterate(self, *arguments)
-training.Training._iterate = meddled
-sys.exit(train.main(sys.argv[1:]))
+    return step_of(self, pictures, labels, numbers)
+meddled.plain = step_of
+training.Training.step = meddled
 """
 
 
+def meddling(before="pass"):
+    return MEDDLING.format(before=before)
+
+
 def stopping(step, rank=1):
-    """Return the program that is told to stop, on one rank, during the step after `step`."""
-    return "-c", MEDDLING.format(before=f"if (rank, step) == ({rank}, {step}): os.kill(os.getpid(), signal.SIGUSR1)")
+    """Return the program that has a rank told to stop, during the step after `step`."""
+    return meddling(f"if (rank, step) == ({rank}, {step}): os.kill(os.getpid(), signal.SIGUSR1)")
+
+
+def program(before):
+    """Return the training with a program before it."""
+    return (
+        "-c",
+        f"{before}\nimport sys\nfrom mpisign.train import __main__ as train\nsys.exit(train.main(sys.argv[1:]))",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +82,11 @@ def losses(folder):
 
 
 def checkpoints(folder):
-    return [path.name for path in checkpoint.found(folder / "run")]
+    return [path.name for path in checkpoint.saved(folder / "run")]
 
 
 def state(folder, name):
-    path = checkpoint.found(folder / "run")[-1]
+    path = checkpoint.saved(folder / "run")[-1]
     return torch.load(path / name, weights_only=True)
 
 
@@ -84,30 +98,54 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--tie", "random", "--workers", "1"),
-        ("--schedule", "serial", "--momentum", "0", "--adversaries", "1", "--adversary", "random"),
-        ("--method", "gloo", "--lr", "0.01"),
-        ("--method", "bf16", "--optimizer", "adamw", "--lr-schedule", "cosine"),
-    ],
-    ids=["votes", "serial-sign-sgd", "sgd", "adamw"],
-)
-def test_a_resumed_training_is_the_same_bit_for_bit(photos, tmp_path, options):
+def asked(photos, *options):
+    return ("--data", str(photos), *SMALL, "--output", "run", *options)
+
+
+def folders(parent, *names):
+    made = [parent / name for name in names]
+    for folder in made:
+        folder.mkdir(parents=True)
+    return made
+
+
+WAYS = {
+    "votes": ("--tie", "random", "--workers", "1"),
+    "serial-sign-sgd": ("--schedule", "serial", "--momentum", "0", "--adversaries", "1", "--adversary", "random"),
+    "sgd": ("--method", "gloo", "--lr", "0.01"),
+    "adamw": ("--method", "bf16", "--optimizer", "adamw", "--lr-schedule", "cosine"),
+}
+
+
+@pytest.fixture(scope="module")
+def resumed(photos, tmp_path_factory):
+    """Return for each way the folders of a training that went straight on, and of one that was stopped and resumed.
+
+    One start trains straight on and is stopped, in all ways; another, which knows nothing of it, resumes.
+    """
+    top, jobs, again = tmp_path_factory.mktemp("resumed"), [], []
+    for way, options in WAYS.items():
+        straight, broken = folders(top, f"{way}/straight", f"{way}/broken")
+        options = asked(photos, "--epochs", "2", "--lr", "1e-3", *options)
+        jobs += [Job(options, straight, meddling()), Job(options, broken, stopping(10))]
+        again.append(Job((*options, "--resume"), broken))
+    ended = start(2, "mpisign.train.__main__", jobs)
+    ended = zip(ended[::2], ended[1::2], start(2, "mpisign.train.__main__", again), strict=True)
+    return top, dict(zip(WAYS, ended, strict=True))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_training_is_the_same_bit_for_bit(resumed, way):
     """2k steps = k steps, stop, resume, k steps; k lies in the middle of an epoch."""
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    straight.mkdir()
-    broken.mkdir()
-    ended = train(2, photos, straight, "--epochs", "2", "--lr", "1e-3", *options)
-    assert ended.returncode == 0, ended.stderr
-    ended = train(2, photos, broken, "--epochs", "2", "--lr", "1e-3", *options, program=stopping(10))
-    assert ended.returncode == 85, ended.stderr
-    assert "told to stop: checkpoint left in run at step 11" in ended.stderr
-    assert checkpoints(broken) == ["checkpoint-00000008", "checkpoint-00000011"]
-    ended = train(2, photos, broken, "--epochs", "2", "--lr", "1e-3", *options, "--resume")
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("resumed from run/checkpoint-00000011, epoch 2, step 11\n")
+    top, ended = resumed
+    straight, broken = top / way / "straight", top / way / "broken"
+    first, stopped, again = ended[way]
+    assert first.returncode == 0, first.stderr
+    assert stopped.returncode == 85, stopped.stderr
+    assert "told to stop: checkpoint left in run at step 11" in stopped.stderr
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("resumed from run/checkpoint-00000011, epoch 2, step 11\n")
+    assert checkpoints(broken) == ["checkpoint-00000008", "checkpoint-00000011", "checkpoint-00000016"]
     assert losses(straight) == losses(broken)
     assert len(losses(straight)) == 2 * EPOCH
     for name in ("model.pt", "rank-0.pt", "rank-1.pt"):
@@ -141,38 +179,45 @@ def test_it_learns_and_tells_how_well(photos, tmp_path):
 
 
 def test_traitors_below_half_are_outvoted_and_above_it_win(photos, tmp_path):
-    reached = {}
-    for number in (1, 2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        ended = train(3, photos, folder, "--epochs", "5", "--batch-size", "2", "--lr", "2e-3", "--adversaries",
-                      str(number))  # fmt: skip
+    few, many = folders(tmp_path, "few", "many")
+    options = ("--epochs", "5", "--batch-size", "2", "--lr", "2e-3", "--adversaries")
+    jobs = [Job(asked(photos, *options, "1"), few), Job(asked(photos, *options, "2"), many)]
+    for ended in start(3, "mpisign.train.__main__", jobs):
         assert ended.returncode == 0, ended.stderr
-        reached[number] = lines(folder, "epoch")[-1]["loss"]
-    assert reached[1] < 1 < 2 < reached[2]
+    assert lines(few, "epoch")[-1]["loss"] < 1 < 2 < lines(many, "epoch")[-1]["loss"]
 
 
-def test_another_number_of_ranks_goes_on_and_says_what_is_lost(photos, tmp_path):
-    assert train(2, photos, tmp_path, "--epochs", "2", program=stopping(10)).returncode == 85
-    fewer, more = (shutil.copytree(tmp_path, tmp_path / name) for name in ("fewer", "more"))
-    ended = train(1, photos, fewer, "--epochs", "2", "--resume")
+@pytest.fixture(scope="module")
+def stopped(photos, tmp_path_factory):
+    """Return the folders of trainings by two ranks that were told to stop after 8 and after 11 steps."""
+    at_the_end, amid = folders(tmp_path_factory.mktemp("stopped"), "at the end", "amid")
+    jobs = [Job(asked(photos, "--epochs", "1"), at_the_end, stopping(7)),
+            Job(asked(photos, "--epochs", "2"), amid, stopping(10))]  # fmt: skip
+    assert [ended.returncode for ended in start(2, "mpisign.train.__main__", jobs)] == [85, 85]
+    return at_the_end, amid
+
+
+def test_fewer_ranks_go_on_and_say_what_is_lost(photos, stopped, tmp_path):
+    folder = shutil.copytree(stopped[1], tmp_path / "copy")
+    ended = train(1, photos, folder, "--epochs", "2", "--resume")
     assert ended.returncode == 0, ended.stderr
     assert "it was left by 2 ranks: the momentum of ranks 1 to 1 is lost" in ended.stderr
-    assert len(losses(fewer)) == 11 + (64 - 3 * 8) // 4  # the same pictures are left
-    ended = train(3, photos, more, "--epochs", "2", "--resume", "--lr", "0.5")
+    assert len(losses(folder)) == 11 + (64 - 3 * 8) // 4  # the same pictures are left
+
+
+def test_more_ranks_go_on_and_say_what_is_lost(photos, stopped, tmp_path):
+    """Of an epoch that two ranks saw all 64 pictures of, each of three would have had 21."""
+    seen, amid = (shutil.copytree(folder, tmp_path / folder.name) for folder in stopped)
+    jobs = [Job(asked(photos, "--epochs", "2", "--resume", "--lr", "0.5"), amid),
+            Job(asked(photos, "--epochs", "2", "--resume", "--weight-decay", "0.25"), seen)]  # fmt: skip
+    ended, of_seen = start(3, "mpisign.train.__main__", jobs)
     assert ended.returncode == 0, ended.stderr
     assert "it was left by 2 ranks: ranks 2 to 2 begin without momentum" in ended.stderr
     assert "lr was None, is now 0.5" in ended.stderr
-
-
-def test_an_epoch_that_was_all_seen_goes_on_with_more_ranks_and_another_decay(photos, tmp_path):
-    """Two ranks saw all 64 pictures; each of three would have had 21 of them."""
-    assert train(2, photos, tmp_path, "--epochs", "1", program=stopping(7)).returncode == 85
-    ended = train(3, photos, tmp_path, "--epochs", "2", "--resume", "--weight-decay", "0.25")
-    assert ended.returncode == 0, ended.stderr
-    assert "weight_decay was 0.0001, is now 0.25" in ended.stderr
-    assert state(tmp_path, "model.pt")["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
-    assert [line["epoch"] for line in lines(tmp_path, "epoch")] == [0, 1]
+    assert of_seen.returncode == 0, of_seen.stderr
+    assert "weight_decay was 0.0001, is now 0.25" in of_seen.stderr
+    assert state(seen, "model.pt")["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
+    assert [line["epoch"] for line in lines(seen, "epoch")] == [0, 1]
 
 
 def truncate(picture):
@@ -181,30 +226,81 @@ def truncate(picture):
     return picture
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_a_truncated_picture_is_named_and_stops_or_is_left_out(own_photos, tmp_path, part):
-    broken = truncate(sorted((own_photos / part / "china").iterdir())[3])
-    ended = train(2, own_photos, tmp_path, "--epochs", "1", "--workers", "1")
+PARTS = ("train", "val")
+
+
+@pytest.fixture(scope="module")
+def truncated(photos, tmp_path_factory):
+    """Return for each part a copy of the photos in which one is truncated, and that one."""
+    top = tmp_path_factory.mktemp("truncated")
+    copies = {part: shutil.copytree(photos, top / part) for part in PARTS}
+    return {part: (copy, truncate(sorted((copy / part / "china").iterdir())[3])) for part, copy in copies.items()}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_truncated_picture_is_named_and_stops(truncated, tmp_path, part):
+    pictures, broken = truncated[part]
+    ended = train(2, pictures, tmp_path, "--epochs", "1", "--workers", "1")
     assert ended.returncode not in (0, 2)
     (line,) = our_lines(ended.stderr)
     assert f"{broken}: image file is truncated" in line
     assert "--broken skip" in line
-    shutil.rmtree(tmp_path / "run")
-    ended = train(2, own_photos, tmp_path, "--epochs", "2", "--broken", "skip")
-    assert ended.returncode == 0, ended.stderr
-    assert f"leaves out {broken}: image file is truncated" in ended.stderr
-    assert all(line.endswith(", 1 pictures left out") for line in ended.stdout.splitlines())
-    assert lines(tmp_path, "epoch")[-1]["validated"] == 16 - (part == "val")
 
 
-def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_step(photos, tmp_path):
-    program = MEDDLING.format(before="if (rank, step) == (1, 9): arguments[0].fill_(float('nan'))")
-    ended = train(2, photos, tmp_path, "--epochs", "2", program=("-c", program))
+def test_a_truncated_picture_is_named_and_left_out(truncated, tmp_path):
+    made = folders(tmp_path, *PARTS)
+    jobs = [Job(asked(truncated[part][0], "--epochs", "2", "--broken", "skip"), folder)
+            for part, folder in zip(PARTS, made, strict=True)]  # fmt: skip
+    for part, folder, ended in zip(PARTS, made, start(2, "mpisign.train.__main__", jobs), strict=True):
+        assert ended.returncode == 0, ended.stderr
+        assert f"leaves out {truncated[part][1]}: image file is truncated" in ended.stderr
+        assert len(ended.stdout.splitlines()) == 2
+        assert all(line.endswith(", 1 pictures left out") for line in ended.stdout.splitlines())
+        assert lines(folder, "epoch")[-1]["validated"] == 16 - (part == "val")
+
+
+IDLE = """
+from torch import nn
+from mpisign.workload import models
+build = models.build
+class WithIdle(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.idle = model, nn.Linear(3, 3)
+    def forward(self, x):
+        return self.model(x)
+models.build = lambda *arguments: WithIdle(build(*arguments))
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(photos, tmp_path_factory):
+    """Return the folder and end of two trainings: one whose loss is no number once, one with idle parameters."""
+    endless, idle = folders(tmp_path_factory.mktemp("odd"), "endless", "idle")
+    nan = meddling("if (rank, step) == (1, 9): pictures.fill_(float('nan'))")
+    jobs = [Job(asked(photos, "--epochs", "2"), endless, nan),
+            Job(asked(photos, "--epochs", "1", "--keep", "9"), idle, meddling() + IDLE)]  # fmt: skip
+    return list(zip((endless, idle), start(2, "mpisign.train.__main__", jobs), strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_step(odd):
+    folder, ended = odd[0]
     assert ended.returncode == 1
     (line,) = our_lines(ended.stderr)
     assert line.endswith("step 10 (epoch 2): the loss is not finite on rank 1; that step was not taken")
-    assert checkpoints(tmp_path) == ["checkpoint-00000008"]
-    assert len(losses(tmp_path)) == 9
+    assert checkpoints(folder) == ["checkpoint-00000008"]
+    assert len(losses(folder)) == 9
+
+
+def test_parameters_without_a_gradient_stay_as_they_are(odd):
+    folder, ended = odd[1]
+    assert ended.returncode == 0, ended.stderr
+    assert "no gradient, so left as they are: idle.weight, idle.bias" in ended.stderr
+    torch.manual_seed(0)
+    from mpisign.workload import models
+
+    models.build("tiny", 32, 2)
+    assert torch.equal(state(folder, "model.pt")["model"]["idle.weight"], torch.nn.Linear(3, 3).weight)
 
 
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
@@ -232,10 +328,8 @@ sys.exit(train.main(sys.argv[1:]))
 
 def test_a_full_disk_keeps_the_old_checkpoint_and_is_told(photos, tmp_path):
     """A limit on the size of files does as a full disk would; the log is below it."""
-    program = MEDDLING.format(
-        before="step == 9 and resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))"
-    )
-    ended = train(2, photos, tmp_path, "--epochs", "2", program=("-c", program))
+    full = meddling("step == 9 and resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))")
+    ended = train(2, photos, tmp_path, "--epochs", "2", program=program(full))
     assert ended.returncode == 1, ended.stderr
     said = "\n".join(our_lines(ended.stderr))
     assert "WARNING: no checkpoint at step 16: " in said
@@ -277,7 +371,7 @@ def test_a_killed_rank_and_ctrl_c_leave_whole_files_that_can_be_resumed(photos, 
 
 
 def spoil(folder, how):
-    path = checkpoint.found(folder / "run")[-1]
+    path = checkpoint.saved(folder / "run")[-1]
     if how == "cut":
         (path / "model.pt").write_bytes((path / "model.pt").read_bytes()[:1000])
     elif how == "own":
@@ -299,35 +393,40 @@ def finished(photos, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("how", "options", "said"),
-    [
-        ("cut", [], "cannot be read"),
-        ("own", [], "/rank-0.pt cannot be read"),
-        ("lacking", [], "lacks rank-0.pt"),
-        ("foreign", [], "cannot be read: 'ranks'"),
-        ("code", [], "cannot be read: Weights only load failed"),
-        ("", ["--model", "resnet18"], "holds tiny, not resnet18"),
-        ("", ["--method", "gloo"], "was trained by vote-alltoall"),
-    ],
-)
-def test_a_checkpoint_of_no_use_is_refused(photos, finished, tmp_path, how, options, said):
-    folder = shutil.copytree(finished, tmp_path / "copy")
-    path = spoil(folder, how)
-    ended = train(2, photos, folder, "--epochs", "2", "--resume", *options)
+USELESS = [
+    ("cut", [], "cannot be read"),
+    ("own", [], "/rank-0.pt cannot be read"),
+    ("lacking", [], "lacks rank-0.pt"),
+    ("foreign", [], "cannot be read: 'ranks'"),
+    ("code", [], "cannot be read: Weights only load failed"),
+    ("", ["--model", "resnet18"], "holds tiny, not resnet18"),
+    ("", ["--method", "gloo"], "was trained by vote-alltoall"),
+    ("renamed", [], "was trained on other classes: 2 of them, here 2, or other names"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(photos, finished, tmp_path_factory):
+    """Return the path of each checkpoint of no use, from its folder, and how a training from it ended."""
+    top, jobs, paths = tmp_path_factory.mktemp("refused"), [], []
+    others = shutil.copytree(photos, top / "photos")
+    for part in PARTS:
+        (others / part / "china").rename(others / part / "temple")
+    for number, (how, options, _) in enumerate(USELESS):
+        folder = shutil.copytree(finished, top / str(number))
+        paths.append(spoil(folder, how).relative_to(folder))
+        pictures = others if how == "renamed" else photos
+        jobs.append(Job(asked(pictures, "--epochs", "2", "--resume", *options), folder))
+    return list(zip(paths, start(2, "mpisign.train.__main__", jobs), strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(USELESS)), ids=[f"{how}{options}" for how, options, _ in USELESS])
+def test_a_checkpoint_of_no_use_is_refused(refused, number):
+    path, ended = refused[number]
     assert ended.returncode == 2, ended.stderr
     (line,) = our_lines(ended.stderr)
-    assert f"resume: {path.relative_to(folder)}" in line
-    assert said in line
-
-
-def test_a_checkpoint_of_other_classes_is_refused(own_photos, finished, tmp_path):
-    for part in ("train", "val"):
-        (own_photos / part / "china").rename(own_photos / part / "temple")
-    folder = shutil.copytree(finished, tmp_path / "copy")
-    ended = train(1, own_photos, folder, "--epochs", "2", "--resume")
-    assert ended.returncode == 2
-    assert "was trained on other classes: 2 of them, here 2, or other names" in ended.stderr
+    assert f"resume: {path}" in line
+    assert USELESS[number][2] in line
 
 
 def test_a_torn_line_of_the_log_is_dropped(photos, finished, tmp_path):
@@ -339,80 +438,69 @@ def test_a_torn_line_of_the_log_is_dropped(photos, finished, tmp_path):
     assert len(losses(folder)) == 2 * 16
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--data", "nowhere"], "data: nowhere/train is no folder"),
-        (["--data", ""], "data: tell the folder"),
-        (["--model", "resnet5000"], "model: unknown name 'resnet5000'"),
-        (["--method", "none"], "invalid choice: 'none'"),
-        (["--method", "nccl"], "method: nccl cannot run: NCCL needs CUDA devices"),
-        (["--optimizer", "adamw"], "optimizer: adamw needs the mean"),
-        (["--batch-size", "64"], "batch_size: 64 pictures on each of 2 ranks are more than the 64"),
-        (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
-        (["--lr", "-1"], "-1 is no finite number"),
-        (["--lr", "nan"], "nan is no finite number"),
-        (["--output", "/dev/null"], "output: /dev/null is not a folder"),
-        (["--output", "full"], "output: full is not empty; --resume goes on"),
-        (["--output", "", "--resume"], "resume: tell the folder"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
-)
-def test_bad_input_gets_one_line_and_code_2(photos, tmp_path, options, said):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes").touch()
-    ended = train(2, photos, tmp_path, *options)
+FAULTY = [
+    (["--data", "nowhere"], "data: nowhere/train is no folder"),
+    (["--data", ""], "data: tell the folder"),
+    (["--model", "resnet5000"], "model: unknown name 'resnet5000'"),
+    (["--method", "none"], "invalid choice: 'none'"),
+    (["--method", "nccl"], "method: nccl cannot run: NCCL needs CUDA devices"),
+    (["--optimizer", "adamw"], "optimizer: adamw needs the mean"),
+    (["--batch-size", "64"], "batch_size: 64 pictures on each of 2 ranks are more than the 64"),
+    (["--adversaries", "3"], "adversaries: 3 of 2 ranks"),
+    (["--lr", "-1"], "-1 is no finite number"),
+    (["--lr", "nan"], "nan is no finite number"),
+    (["--output", "/dev/null"], "output: /dev/null is not a folder"),
+    (["--output", "full"], "output: full is not empty; --resume goes on"),
+    (["--output", "", "--resume"], "resume: tell the folder"),
+]
+
+
+@pytest.fixture(scope="module")
+def faulty(photos, tmp_path_factory):
+    """Return how a training ended for each of FAULTY."""
+    top, jobs = tmp_path_factory.mktemp("faulty"), []
+    for number, (options, _) in enumerate(FAULTY):
+        (full,) = folders(top, f"{number}/full")
+        (full / "notes").touch()
+        jobs.append(Job(asked(photos, *options), full.parent))
+    return start(2, "mpisign.train.__main__", jobs)
+
+
+@pytest.mark.parametrize("number", range(len(FAULTY)), ids=["-".join(options) for options, _ in FAULTY])
+def test_bad_input_gets_one_line_and_code_2(faulty, number):
+    ended = faulty[number]
     assert ended.returncode == 2
     (line,) = our_lines(ended.stderr)
-    assert said in line
+    assert FAULTY[number][1] in line
     assert "Traceback" not in ended.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert ended.stdout == ""
+    assert ended.files == ["full"]
+
+
+def test_bad_input_ends_a_job_with_code_2(photos, tmp_path):
+    ended = train(2, photos, tmp_path, "--batch-size", "64")
+    assert ended.returncode == 2
+    (line,) = our_lines(ended.stderr)
+    assert FAULTY[6][1] in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_that_see_other_pictures_are_refused(photos, own_photos, tmp_path):
     """A class folder is missing on one rank, as on a node whose copy is not whole."""
     shutil.rmtree(own_photos / "train" / "flower")
     shutil.rmtree(own_photos / "val" / "flower")
-    program = f"""
-import sys
-from mpisign.train import __main__ as train
-settle = train.settle
+    elsewhere = f"""
+from mpisign.train import setting
+settle = setting.settle
 def elsewhere(config, comm):
     import dataclasses
     return settle(dataclasses.replace(config, data={str(own_photos)!r}) if comm.rank == 1 else config, comm)
-train.settle = elsewhere
-sys.exit(train.main(sys.argv[1:]))
+setting.settle = elsewhere
 """
-    ended = train(3, photos, tmp_path, program=("-c", program))
+    ended = train(3, photos, tmp_path, program=program(elsewhere))
     assert ended.returncode == 2
     (line,) = our_lines(ended.stderr)
     assert line.endswith("data: rank 1 sees 1 classes and 32 pictures, rank 0 2 and 64 in train/")
-
-
-def test_parameters_without_a_gradient_stay_as_they_are(photos, tmp_path):
-    program = """
-import sys
-from torch import nn
-from mpisign.train import __main__ as train
-from mpisign.workload import models
-build = models.build
-class WithIdle(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.idle = model, nn.Linear(3, 3)
-    def forward(self, x):
-        return self.model(x)
-models.build = lambda *arguments: WithIdle(build(*arguments))
-sys.exit(train.main(sys.argv[1:]))
-"""
-    ended = train(2, photos, tmp_path, "--epochs", "1", "--keep", "9", program=("-c", program))
-    assert ended.returncode == 0, ended.stderr
-    assert "no gradient, so left as they are: idle.weight, idle.bias" in ended.stderr
-    torch.manual_seed(0)
-    from mpisign.workload import models
-
-    models.build("tiny", 32, 2)
-    assert torch.equal(state(tmp_path, "model.pt")["model"]["idle.weight"], torch.nn.Linear(3, 3).weight)
 
 
 def test_the_rate_is_the_papers():

@@ -1,6 +1,6 @@
 from mpi4py import MPI
 
-from mpisign.bench import measure
+from mpisign.bench import rounds as counting
 from mpisign.report import rows
 from mpisign.report.records import Run
 
@@ -9,10 +9,10 @@ def rounds(monkeypatch, widths, seconds=0.0, **config):
     """Count with intervals of such widths, of which each is asked for after so many seconds."""
     clock, wide = iter(seconds * i for i in range(1000)), iter(widths)
     monkeypatch.setattr(rows, "widest", lambda run, size: next(wide))
-    monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(counting.time, "monotonic", lambda: next(clock))
     config = {"warmup": 2, "iterations": 20, "sizes": (), "until": None, "time_cap": 100.0} | config
     run = Run({"config": config})
-    counted = list(measure._Rounds(MPI.COMM_SELF, run))
+    counted = list(counting.Rounds(MPI.COMM_SELF, run))
     assert counted == list(range(-2, len(counted) - 2))
     assert list(wide) == []
     return len(counted) - 2
