@@ -135,10 +135,10 @@ def test_the_papers_setting_in_the_model(capsys):
     wire = {line["method"]: 1e3 * line["bytes"] / (10e9 / 8) for line in lines[1:]}  # ms at 10 Gbit/s
     assert {name: round(ms, 1) for name, ms in wire.items()} == {
         "nccl": 152.7, "bf16": 76.3, "vote-server": 71.6, "vote-alltoall": 4.8, "vote-allgather": 35.8}  # fmt: skip
-    serial, hidden = (claim.seconds(lines, 10, overlapped) for overlapped in (False, True))
+    serial, hidden = (claim.seconds(lines, 10, overlapped=overlapped) for overlapped in (False, True))
     assert serial["nccl"] == pytest.approx(128 / 367 + 0.1527, abs=1e-3)
     assert set(hidden.values()) == {lines[0]["compute_s"]}  # backward is longer than each of them
-    assert claim.saved(lines, "vote-server", 10, False) == pytest.approx(
+    assert claim.saved(lines, "vote-server", gbit=10, overlapped=False) == pytest.approx(
         100 * (152.7 - 71.6) / (348.8 + 152.7), abs=0.1
     )
     claim.show(lines, "simple")
