@@ -48,7 +48,9 @@ CHECKS = {
     "mypy --strict": [HERE / "mypy"],
     "import-linter": [HERE / "lint-imports"],
 }
-UNIT = {"unit tests, no ranks": alone("--no-ranks", "-rf")}
+UNIT = alone("--no-ranks", "-rf")
+CODING = {"unit tests of the coding": [*UNIT, "tests/coding"]}
+OTHERS = {"all other unit tests": [*UNIT, "--ignore=tests/coding"]}
 DRAWN = {"README and docs are as drawn": [HERE / "python", "docs/draw.py", "--check"]}
 # Two lanes run beside each other: one is mostly one process that computes, the other mostly ranks that start and wait.
 LANES = (
@@ -129,7 +131,7 @@ def main(arguments=None):
     parser.add_argument("--check", action="store_true", help="what is quick alone")
     parser.add_argument("--one-lane", action="store_true", help="one step after the other")
     given = parser.parse_args(arguments)
-    lanes = (CHECKS, UNIT) if given.check else LANES
+    lanes = (CHECKS | CODING, OTHERS) if given.check else LANES
     if given.one_lane:
         lanes = ({name: command for lane in lanes for name, command in lane.items()},)
     results, began = Results(), time.monotonic()
