@@ -46,9 +46,9 @@ class Place:
 
 
 def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
-    """Look at the machine, give this rank its device and torch its threads. Collective.
+    """Choose this rank's device, set torch's number of threads, and return both with the machine's facts. Collective.
 
-    What one rank can't do, none does: all run on the same kind of device. Ranks may share one only with `share_gpus`.
+    All ranks run on the same kind of device. Ranks share a CUDA device only with `share_gpus`.
 
     Raises:
         ValueError: on all ranks: fewer CUDA devices than ranks, or none to share; MPI has too low a thread level.
@@ -65,7 +65,7 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     # A rank may see all devices of its node, or only the one that the scheduler gave it.
     uuids = comm.allgather(None if own is None else str(torch.cuda.get_device_properties(own).uuid))
     cuda, gpus = None not in uuids, len(set(uuids) - {None})
-    check_gpus(comm.size, gpus if cuda else 0, share_gpus)
+    check_gpus(comm.size, gpus if cuda else 0, share=share_gpus)
     if cuda and gpus < comm.size:
         let_nccl_share(comm.rank)
     without_nccl = next(filter(None, comm.allgather(nccl_fault())), None)
@@ -97,7 +97,7 @@ def threads_for(own: Set[int], masks: Sequence[Set[int]]) -> int:
     return max(1, len(own) // sum(bool(own & other) for other in masks))
 
 
-def check_gpus(ranks: int, gpus: int, share: bool) -> None:
+def check_gpus(ranks: int, gpus: int, *, share: bool) -> None:
     """Raise a ValueError where ranks would share CUDA devices unasked, or there are none to share."""
     if share and not gpus:
         raise ValueError("share_gpus: there are no CUDA devices that all ranks see")
@@ -133,11 +133,11 @@ if sys.argv[1] == "cpu" or cuda_aware():
 _LAUNCHERS_VARIABLES = ("PMI", "OMPI_", "PRTE_", "SLURM_", "HYDRA_", "MPI_LOCAL")
 
 
-def device_memory_fault(where: str, trial: str = TRIAL, seconds: float = 60.0) -> str | None:
+def device_memory_fault(where: str, trial: str = TRIAL, *, seconds: float = 60.0) -> str | None:
     """Say why MPI may not be given memory of the device `where`, or None if it may: it is tried.
 
-    In a process of its own, for where MPI cannot, it dies of it; and that process is a job of its own, so what is tried
-    is a message to itself. If MPI does not even say that it can, nothing is tried.
+    The trial runs in a process of its own, for MPI may crash it. That process is a job of its own, so it sends a
+    message to itself. If MPI does not claim that it takes device memory, nothing is tried.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS_VARIABLES)}
     try:

@@ -116,7 +116,7 @@ def test_error_feedback_over_steps_sends_the_sum():
 
 
 def test_a_workers_gradient_is_that_of_its_own_pictures():
-    import digits
+    from benchmarks.paper import digits
 
     x, index = digits.first_parameters([0, 1]), torch.arange(2 * 3 * 4).view(2, 3, 4)
     got = digits.gradients(x, index)
@@ -136,7 +136,7 @@ def test_a_workers_gradient_is_that_of_its_own_pictures():
 
 @pytest.mark.parametrize("P", [1, 4, 7])
 def test_the_vote_of_runs_is_the_sign_of_the_sum(P):
-    import digits
+    from benchmarks.paper import digits
 
     messages = normal(2, P, digits.N)
     signs = torch.where(messages < 0, -1.0, 1.0).sum(1)

@@ -11,7 +11,7 @@ from mpisign.report.summary import summarize
 
 @pytest.mark.parametrize(("ranks", "gpus", "share"), [(2, 0, False), (2, 2, False), (2, 2, True), (4, 1, True)])
 def test_ranks_have_a_gpu_each_or_share_them_if_asked(ranks, gpus, share):
-    place.check_gpus(ranks, gpus, share)
+    place.check_gpus(ranks, gpus, share=share)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_ranks_have_a_gpu_each_or_share_them_if_asked(ranks, gpus, share):
 )
 def test_ranks_that_would_share_gpus_unasked_are_refused(ranks, gpus, share, said):
     with pytest.raises(ValueError, match=said):
-        place.check_gpus(ranks, gpus, share)
+        place.check_gpus(ranks, gpus, share=share)
 
 
 def test_to_nccl_each_sharing_rank_is_a_host(monkeypatch):
