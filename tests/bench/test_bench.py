@@ -289,23 +289,27 @@ def test_a_killed_rank_and_ctrl_c_end_the_job(tmp_path, how):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_needs_neither_mpi_nor_torch():
-    program = """
+HEAVY = ("torch", "torchvision", "mpi4py", "mpi4py.MPI", "sklearn")
+
+
+@pytest.mark.parametrize("command", ["bench", "train"])
+def test_help_needs_neither_mpi_nor_torch(command):
+    program = f"""
 import sys
-sys.argv = ["bench", "--help"]
 try:
-    from mpisign.bench import __main__ as bench
-    bench.main()
+    from mpisign.{command} import __main__ as command
+    command.main(["--help"])
 except SystemExit as ended:
     assert not ended.code
-    loaded = {"torch", "torchvision", "mpi4py", "mpi4py.MPI", "sklearn"} & set(sys.modules)
+    loaded = set({HEAVY}) & set(sys.modules)
     assert not loaded, loaded
 """
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment(), check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert all(name in "".join(ended.stdout.split()) for name in METHODS)  # as lines are broken at hyphens
+    named = METHODS if command == "bench" else TRAINABLE
+    assert all(name in "".join(ended.stdout.split()) for name in named)  # as lines are broken at hyphens
 
 
 def test_report_needs_neither_mpi_nor_torch():
