@@ -17,6 +17,7 @@ from mpisign.methods.method import MATRICES, NCCL
 from mpisign.methods.table import METHODS
 from mpisign.report import records, rows, samples, table
 from mpisign.report.summary import summarize
+from mpisign.train.recipe import TRAINABLE
 
 BENCH = ("-m", "mpisign.bench")
 TINY = (*BENCH, "--model", "tiny", "--image-size", "32", "--iterations", "6", "--warmup", "1")
