@@ -64,7 +64,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
         raise ValueError("schedule: a sweep over sizes has no backward to overlap with")
     batches = None
     if not config.sizes:
-        models.check(config.model, config.image_size, config.batch_size)
+        models.check(config.model, config.image_size, batch_size=config.batch_size)
         batches = _batches(config, own_seed=config.seed * comm.size + comm.rank)
     path = Path(config.output) if config.output else _default_path(config, here.machine)
     fault = records.unwritable(path) if comm.rank == 0 else None

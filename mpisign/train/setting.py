@@ -62,7 +62,7 @@ def settle(config: Recipe, comm: MPI.Comm) -> Setting:
     if not config.lr_step:
         raise ValueError("lr_step: must be above 0")
     guilty = traitors(config.adversaries, comm.size, config.seed)
-    models.check(config.model, config.image_size, config.batch_size)
+    models.check(config.model, config.image_size, batch_size=config.batch_size)
     if not config.data:
         raise ValueError("data: tell the folder of the pictures (--data PATH)")
     size = config.image_size

@@ -75,7 +75,7 @@ class Training:
                                      stop=stop)  # fmt: skip
         # The model; what has no gradient is left as it is.
         torch.manual_seed(config.seed)
-        self.model = models.build(config.model, config.image_size, len(setting.train.classes)).to(self.device)
+        self.model = models.build(config.model, config.image_size, classes=len(setting.train.classes)).to(self.device)
         self.idle = self._rehearse(self.model)
         for name, parameter in self.model.named_parameters():
             if name in self.idle:

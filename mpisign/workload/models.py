@@ -20,7 +20,7 @@ def names() -> list[str]:
     return [TINY, *torchvision.models.list_models(module=torchvision.models)]
 
 
-def build(name: str, image_size: int, classes: int = CLASSES) -> nn.Module:
+def build(name: str, image_size: int, *, classes: int = CLASSES) -> nn.Module:
     """Return the model with fresh weights.
 
     Raises:
@@ -49,7 +49,7 @@ def build(name: str, image_size: int, classes: int = CLASSES) -> nn.Module:
     return model
 
 
-def check(name: str, image_size: int, batch_size: int) -> None:
+def check(name: str, image_size: int, *, batch_size: int) -> None:
     """Raise a ValueError if the model is unknown or cannot take such batches; nothing is computed."""
     with torch.device("meta"):
         try:

@@ -269,7 +269,7 @@ class WithIdle(nn.Module):
         self.model, self.idle = model, nn.Linear(3, 3)
     def forward(self, x):
         return self.model(x)
-models.build = lambda *arguments: WithIdle(build(*arguments))
+models.build = lambda *arguments, **named: WithIdle(build(*arguments, **named))
 """
 
 
@@ -299,7 +299,7 @@ def test_parameters_without_a_gradient_stay_as_they_are(odd):
     torch.manual_seed(0)
     from mpisign.workload import models
 
-    models.build("tiny", 32, 2)
+    models.build("tiny", 32, classes=2)
     assert torch.equal(state(folder, "model.pt")["model"]["idle.weight"], torch.nn.Linear(3, 3).weight)
 
 
