@@ -53,7 +53,6 @@ def _do(module, folder, jobs):
     """Do the jobs on this rank."""
     import importlib
     import os
-    import warnings
 
     import torch.distributed as dist
     from mpi4py import MPI
@@ -65,7 +64,6 @@ def _do(module, folder, jobs):
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             with open(folder / f"{number}.{comm.rank}.{name}", "wb") as file:
                 os.dup2(file.fileno(), descriptor)
-        warnings.simplefilter("ignore", FutureWarning)
         exec(job["before"], {"rank": comm.rank})  # noqa: S102
         try:
             code = main(job["arguments"])

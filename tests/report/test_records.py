@@ -43,8 +43,8 @@ def test_a_full_disk_costs_the_record_but_not_the_table(tmp_path, monkeypatch, c
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(records, "write", full)
-    where, how = SimpleNamespace(path=tmp_path / "r.jsonl"), SimpleNamespace(format="csv", per_iteration=False)
-    assert bench.finish(made_run(), where, how) == 1
+    how = SimpleNamespace(format="csv", per_iteration=False)
+    assert bench.finish(made_run(), SimpleNamespace(path=tmp_path / "r.jsonl", config=how)) == 1
     said = capsys.readouterr()
     assert said.out.startswith("method,")
     assert said.err.count("\n") == 1
