@@ -21,7 +21,9 @@ OTHER_PROGRAMS = ("report/test_report.py", "report/test_trace.py", "benchmarks/t
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--no-ranks", action="store_true", help="leave out what starts ranks, a browser, or another program: make check"
+        "--quick",
+        action="store_true",
+        help="make check: leave out what starts ranks, a browser or another program, or takes seconds",
     )
 
 
@@ -32,7 +34,7 @@ def under_mpi(config):
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     config.ranks = None
-    launch.may_start_ranks = not config.getoption("--no-ranks")
+    launch.quick = config.getoption("--quick")
     if under_mpi(config):
         from mpi4py import MPI
 
@@ -42,7 +44,7 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    if config.getoption("--no-ranks") and str(collection_path).endswith(OTHER_PROGRAMS):
+    if config.getoption("--quick") and str(collection_path).endswith(OTHER_PROGRAMS):
         return True
     return None
 

@@ -48,7 +48,7 @@ CHECKS = {
     "mypy --strict": [HERE / "mypy"],
     "import-linter": [HERE / "lint-imports"],
 }
-UNIT = alone("--no-ranks", "-rf")
+UNIT = alone("--quick", "-rf")
 CODING = {"unit tests of the coding": [*UNIT, "tests/coding"]}
 OTHERS = {"all other unit tests": [*UNIT, "--ignore=tests/coding"]}
 DRAWN = {"README and docs are as drawn": [HERE / "python", "docs/draw.py", "--check"]}

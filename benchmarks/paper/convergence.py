@@ -22,7 +22,7 @@ from benchmarks.keep import keep_and_show
 from benchmarks.paper import digits
 from benchmarks.paper.digits import N
 from benchmarks.paper.rivals import qsgd, sign_with_feedback
-from mpisign.coding.bits import words_for
+from mpisign.coding.sizes import words_for
 from mpisign.report.statistics import median_interval
 
 BETA, STEPS, STOPS = 0.9, 200, (0, 2, 4, 7, 10, 14, 20, 28, 40, 56, 80, 112, 150)

@@ -14,7 +14,8 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from mpisign.coding import bits, coding
+from mpisign.coding import coding
+from mpisign.coding.sizes import words_for
 from mpisign.report.statistics import median_interval
 
 N, P, ROUNDS = 25_600_000, 16, 50  # coordinates, about ResNet-50's
@@ -33,7 +34,7 @@ def timed(call, scratch):
 
 def contests():
     """Yield (name, call, bytes that it moves, its first result as the CPU has it)."""
-    m, g, rows = torch.randn(N), torch.randn(N), torch.randint(-(2**63), 2**63 - 1, (P, bits.words_for(N)))
+    m, g, rows = torch.randn(N), torch.randn(N), torch.randint(-(2**63), 2**63 - 1, (P, words_for(N)))
     momentum, gradient, ballots = m.cuda(), g.cuda(), rows.cuda()
     words, voted, signs = (torch.empty_like(x) for x in (ballots[0], ballots[0], gradient))
     size, elected = words.nbytes, coding.majority(rows)

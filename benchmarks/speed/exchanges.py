@@ -15,7 +15,8 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from mpisign.coding import bits, counting
+from mpisign.coding import bits
+from mpisign.coding.sizes import BLOCK, blocks_for, planes_for, words_for
 from mpisign.ranks import launch, patience
 from mpisign.report.statistics import median_interval
 from mpisign.voting.exchange import EXCHANGES, plan
@@ -29,7 +30,7 @@ def merge_in_python(P):
     """Make the operation of `reduce` a Python function over NumPy, as mpi4py lets one."""
 
     def merge(a, b, datatype):
-        shape = -1, counting.planes_for(P), counting.BLOCK
+        shape = -1, planes_for(P), BLOCK
         x, y = (np.frombuffer(buffer, np.uint64).reshape(shape) for buffer in (a, b))
         carry = np.zeros_like(x[:, 0])
         for k in range(shape[1]):
@@ -42,12 +43,12 @@ def merge_in_python(P):
 
 
 def counters_shape(P):
-    return counting.blocks_for(bits.words_for(N)), counting.planes_for(P), counting.BLOCK
+    return blocks_for(words_for(N)), planes_for(P), BLOCK
 
 
 def contestants(comm, gradient, work):
     """Return {name: what it runs}; votes leave their signs in `work`."""
-    words = np.empty(bits.words_for(N), np.uint64)
+    words = np.empty(words_for(N), np.uint64)
 
     def vote(ours):
         bits.pack(gradient, ours.words)
@@ -56,7 +57,7 @@ def contestants(comm, gradient, work):
     plans = {f"vote-{name}": plan(comm, len(words), exchange=name) for name in EXCHANGES}
     runs = {name: lambda ours=ours: vote(ours) for name, ours in plans.items()}
     runs["vote-alltoall without coding"] = plans["vote-alltoall"].vote
-    total, planes = CounterSum(counting.planes_for(comm.size)), np.zeros((2, *counters_shape(comm.size)), np.uint64)
+    total, planes = CounterSum(planes_for(comm.size)), np.zeros((2, *counters_shape(comm.size)), np.uint64)
     a, b = ([part, len(part), total.datatype] for part in planes)
     in_python = merge_in_python(comm.size)
     runs[NATIVE] = lambda: total.op.Reduce_local(a, b)

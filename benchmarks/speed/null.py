@@ -53,7 +53,7 @@ def measure():
     terms, alike = Terms(), dict.fromkeys(NAMES, METHODS[NAMES[0]])
     with (
         launch.session("null") as comm,
-        group.process_group(comm, "gloo", True),
+        group.process_group(comm, "gloo", one_node=True),
         ready(comm, alike, terms=terms) as methods,
     ):
         contest = Contest(comm, methods, terms=terms)

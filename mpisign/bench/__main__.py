@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                   f"methods {', '.join(setting.methods)}", file=sys.stderr, flush=True)  # fmt: skip
         began, run, terms = time.monotonic(), new_run(setting), setting.terms
         run.end["type"] = "end"
-        with place.telling_of_memory(), process_group(comm, here.backend, here.one_node):
+        with place.telling_of_memory(), process_group(comm, here.backend, one_node=here.one_node):
             compile_kernels()
             with ready(comm, {name: METHODS[name] for name in setting.methods}, terms=terms) as methods:
                 measure(run, comm, setting=setting, methods=methods, terms=terms)

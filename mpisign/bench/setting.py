@@ -57,7 +57,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
     here = place.find(comm, config.share_gpus)
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if here.device.type == "cuda" else 1))
     methods, skipped = _chosen(config, here)
-    guilty = traitors(config.adversaries, comm.size, config.seed)
+    guilty = traitors(config.adversaries, comm.size, seed=config.seed)
     if not 0 < config.bucket_mb < math.inf:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     if config.sizes and config.schedule == "overlap":

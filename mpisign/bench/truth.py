@@ -78,7 +78,7 @@ class Truth:
     def _vote(self, method: Method, evidence: Sequence[Evidence], results: Sequence[Floats]) -> int:
         """Vote on what was sent, by counting; and see that an honest rank sent the signs of what it put in."""
         self._honest = self._honest or [
-            truth.plain_words(part.gradient, part.momentum, self.terms.momentum) for part in evidence
+            truth.plain_words(part.gradient, part.momentum, beta=self.terms.momentum) for part in evidence
         ]
         wrong, sent = 0, []
         for part, honest in zip(evidence, self._honest, strict=True):
@@ -99,7 +99,7 @@ class Truth:
             ties = [part.sent.tie if part.sent else Tie(self.terms.tie, self.terms.seed) for part in evidence]
             self._sent = [words.copy() for words in sent]
             self._votes = [
-                truth.plain_vote(self.comm, words, tie, part.first)
+                truth.plain_vote(self.comm, words, tie=tie, first=part.first)
                 for words, tie, part in zip(sent, ties, evidence, strict=True)
             ]
 

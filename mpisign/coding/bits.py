@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .sizes import BITS as BITS
-from .sizes import words_for as words_for
+from .sizes import BITS, words_for
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]

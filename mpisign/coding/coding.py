@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from . import bits, counting, ties
-from .bits import Words, words_for
+from .bits import Words
 from .counting import voted_shape
 from .kernels import torch as torch_kernels
+from .sizes import words_for
 from .ties import Tie
 
 

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from .bits import Words, words_of
-from .sizes import BLOCK as BLOCK
-from .sizes import blocks_for as blocks_for
-from .sizes import planes_for as planes_for
+from .sizes import BLOCK, blocks_for, planes_for
 from .ties import TIES, Tie, check_tie, coin_key
 
 

@@ -80,7 +80,7 @@ class Ready:
         from ..coding.coding import on_host
 
         with on_host(gradient) as host:
-            self.traitor.lie_in_gradient(host.numpy(), bucket, step)
+            self.traitor.lie_in_gradient(host.numpy(), bucket, step=step)
         return True
 
     def momentum_of(self, bucket: Bucket) -> Tensor | None:

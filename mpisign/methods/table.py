@@ -29,7 +29,7 @@ def ready(comm: MPI.Comm, methods: Mapping[str, Method], *, terms: Terms) -> Ite
     if terms.adversary is not None:
         from ..voting.adversary import Traitor
 
-        traitor = Traitor(terms.adversary, terms.seed, comm.rank)
+        traitor = Traitor(terms.adversary, terms.seed, rank=comm.rank)
     for name, method in methods.items():
         one = made[name] = method.make(comm, terms, resources)
         one.method, one.traitor = method, traitor

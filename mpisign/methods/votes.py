@@ -73,7 +73,7 @@ def _voted(exchange: str) -> Callable[..., Traffic]:
     def traffic(shapes: Shapes, tie: str, nodes: Sequence[int]) -> Traffic:
         from ..network.traffic import vote
 
-        return vote(exchange, words_for(sum(map(math.prod, shapes))), tie, nodes)
+        return vote(exchange, words_for(sum(map(math.prod, shapes))), tie=tie, nodes=nodes)
 
     return traffic
 

@@ -89,7 +89,7 @@ PHASES: dict[str, Callable[[int, str, Sequence[int]], list[Traffic]]] = {
 }
 
 
-def vote(exchange: str, W: int, tie: str, nodes: Sequence[int]) -> Traffic:
+def vote(exchange: str, W: int, *, tie: str, nodes: Sequence[int]) -> Traffic:
     """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
     total: Traffic = np.sum(PHASES[exchange](W, tie, nodes), axis=0)
     return total

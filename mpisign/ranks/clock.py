@@ -101,7 +101,7 @@ PINGS = 20
 
 
 def clock_offset(
-    comm: MPI.Comm, nodes: list[int], clock: Callable[[], float] = time.perf_counter
+    comm: MPI.Comm, nodes: list[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
     """Return what to add to this rank's clock to get rank 0's, and how far off that may be on any rank, in seconds.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def process_group(comm: MPI.Comm, backend: str, one_node: bool) -> Iterator[None]:
+def process_group(comm: MPI.Comm, backend: str, *, one_node: bool) -> Iterator[None]:
     """Start torch.distributed over MPI and stop it: rank 0 listens on a free port and tells the others."""
     import torch.distributed as dist
     from torch.distributed import TCPStore  # type: ignore[attr-defined]

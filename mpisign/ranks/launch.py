@@ -81,7 +81,7 @@ def session(program: str) -> Iterator[MPI.Comm]:
         comm.Abort(1)
 
 
-def refuse(program: str, fault: str, rank: int | None = None) -> NoReturn:
+def refuse(program: str, fault: str, *, rank: int | None = None) -> NoReturn:
     """End with one line, printed by rank 0, and exit code 2. Every rank must come here.
 
     `rank` is this one's, where MPI has started; else what the launcher said of it.

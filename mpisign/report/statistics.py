@@ -60,7 +60,7 @@ def verdict(speedup: Median, samples: int) -> str:
     return "slower" if speedup.high < 1 else "indistinguishable"
 
 
-def median_ratio(old: ArrayLike, new: ArrayLike, rounds: int = 2000, seed: int = 0) -> Median:
+def median_ratio(old: ArrayLike, new: ArrayLike, *, rounds: int = 2000, seed: int = 0) -> Median:
     """Return median(old) / median(new) of two unpaired series with its percentile-bootstrap interval."""
     rng = np.random.default_rng(seed)
     olds, news = (_resampled_medians(np.asarray(series, float), rounds, rng) for series in (old, new))

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = {config.method: METHODS[config.method]}
         with (
             place.telling_of_memory(),
-            process_group(comm, here.backend, here.one_node),
+            process_group(comm, here.backend, one_node=here.one_node),
             ready(comm, chosen, terms=terms) as methods,
         ):
             if config.votes:

@@ -61,7 +61,7 @@ def settle(config: Recipe, comm: MPI.Comm) -> Setting:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     if not config.lr_step:
         raise ValueError("lr_step: must be above 0")
-    guilty = traitors(config.adversaries, comm.size, config.seed)
+    guilty = traitors(config.adversaries, comm.size, seed=config.seed)
     models.check(config.model, config.image_size, batch_size=config.batch_size)
     if not config.data:
         raise ValueError("data: tell the folder of the pictures (--data PATH)")

@@ -110,16 +110,16 @@ class Traitor:
     `seed` is the run's, the same on all ranks. `memory` is what "delayed" needs between steps.
     """
 
-    def __init__(self, name: str, seed: int, rank: int) -> None:
+    def __init__(self, name: str, seed: int, *, rank: int) -> None:
         self.kind, self.seed, self.rank = ADVERSARIES[name], seed, rank
         self.remembers = name == "delayed"
         self.memory: dict[int, Memory] = {}  # by bucket
 
-    def lie_in_words(self, words: Words, n: int, bucket: int, step: int) -> None:
+    def lie_in_words(self, words: Words, n: int, *, bucket: int, step: int) -> None:
         """Replace the words of a bucket of n coordinates, in place."""
         self.kind.words(words, self._turn(words, n, bucket, step))
 
-    def lie_in_gradient(self, gradient: Floats, bucket: int, step: int) -> None:
+    def lie_in_gradient(self, gradient: Floats, bucket: int, *, step: int) -> None:
         """Replace the gradient of a bucket, in place."""
         self.kind.gradient(gradient, self._turn(gradient, len(gradient), bucket, step))
 
@@ -148,7 +148,7 @@ def check_adversary(name: str | None) -> None:
         raise ValueError(f"adversary: unknown name {name!r}, choose from {', '.join(ADVERSARIES)}")
 
 
-def traitors(number: int, P: int, seed: int) -> list[int]:
+def traitors(number: int, P: int, *, seed: int) -> list[int]:
     """Choose `number` of P ranks, the same for the same seed; rank 0, which reports, is the last to be chosen.
 
     Raises:

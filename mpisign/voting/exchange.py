@@ -227,7 +227,7 @@ def exchange_class(name: str, *, counters: bool = True) -> type[Exchange]:
     return EXCHANGES[name]
 
 
-def plan_over(carrier: Carrier, W: int, exchange: str, tie: str, seed: int) -> Exchange:
+def plan_over(carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int) -> Exchange:
     """Return a plan for votes on W words over a carrier. Collective.
 
     Raises:
@@ -254,10 +254,10 @@ def plan(comm: MPI.Comm, W: int, *, exchange: str = "alltoall", tie: str = "posi
         ValueError: on all ranks, if on any: an unknown exchange or tie rule, or ranks that ask for different votes.
 
     """
-    return plan_over(HostCarrier(comm), W, exchange, tie, seed)
+    return plan_over(HostCarrier(comm), W, exchange=exchange, tie=tie, seed=seed)
 
 
-def vote(comm: MPI.Comm, words: Words, exchange: str = "alltoall", tie: str | Tie = "positive") -> Words:
+def vote(comm: MPI.Comm, words: Words, *, exchange: str = "alltoall", tie: str | Tie = "positive") -> Words:
     """Return the majority of all ranks' `words`, uint64 (W,), on every rank; a plan for one use.
 
     Collective. The result is uint64 (W,), or (2, W) under the tie rule "zero" (see `counting.majority`).

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..coding import bits, coding, ties
+from ..coding.sizes import words_for
 from ..ranks import clock, machine, patience
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
@@ -65,7 +66,7 @@ class VoteState:
         # Tuned: what the caller has chosen; `schedule` and `observer` may be changed between steps.
         self._exchange, self._takes_device_memory = exchange, takes_device_memory
         self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
-        self.traitor = None if adversary is None else Traitor(adversary, seed, comm.rank)
+        self.traitor = None if adversary is None else Traitor(adversary, seed, rank=comm.rank)
         # Called with a bucket's number and the words that this rank really sends, int64 (W,), before they are sent.
         self.observer: Callable[[int, Tensor], None] | None = None
         # Kept from step to step.
@@ -107,12 +108,18 @@ class VoteState:
         return self._momentum.of(bucket)
 
     def _plan_for(self, index: int, gradient: Tensor) -> Plan:
-        W, plan = bits.words_for(gradient.numel()), self._plans.get(index)
+        W, plan = words_for(gradient.numel()), self._plans.get(index)
         if plan is None or plan.words.shape != (W,):
             if plan is not None:
                 plan.close()
             plan = self._plans[index] = plan_for(
-                self._comm, self._exchange, W, self.tie, self.seed, gradient.device, self._takes_device_memory
+                self._comm,
+                self._exchange,
+                W=W,
+                tie=self.tie,
+                seed=self.seed,
+                where=gradient.device,
+                takes_device_memory=self._takes_device_memory,
             )
         return plan
 
@@ -120,10 +127,10 @@ class VoteState:
         """Return the step that seeds the coins of a bucket: each bucket of each step has its own."""
         return (self.steps << 16) + index
 
-    def betray(self, words: bits.Words, n: int, index: int) -> None:
+    def betray(self, words: bits.Words, n: int, *, index: int) -> None:
         """Let the adversary, if this rank is one, replace the words of a bucket of n coordinates in place."""
         if self.traitor is not None:
-            self.traitor.lie_in_words(words, n, index, self.steps)
+            self.traitor.lie_in_words(words, n, bucket=index, step=self.steps)
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
@@ -158,7 +165,7 @@ class VoteState:
                 coding.pack(buffer, plan.words)
             if self.traitor is not None:
                 with coding.on_host(plan.words) as host:
-                    self.betray(coding.words_of(host), n, index)
+                    self.betray(coding.words_of(host), n, index=index)
         if self.observer is not None:
             self.observer(index, plan.words)
         voted = plan.vote(self.tie_step(index), self.spans)

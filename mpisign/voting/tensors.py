@@ -41,7 +41,7 @@ class Plan(Protocol):
 
 
 def plan_for(
-    comm: Any, exchange: str, W: int, tie: str, seed: int, where: torch.device, takes_device_memory: bool = False
+    comm: Any, exchange: str, *, W: int, tie: str, seed: int, where: torch.device, takes_device_memory: bool = False
 ) -> Plan:
     """Return a plan for words of a gradient on the device `where`, over an MPI communicator or a GroupComm. Collective.
 
@@ -56,12 +56,12 @@ def plan_for(
     plan: Plan
     if isinstance(comm, GroupComm):
         carrier: Carrier = GroupCarrier(comm, where if comm.backend == "nccl" else torch.device("cpu"))
-        plan = plan_over(carrier, W, exchange, tie, seed)
+        plan = plan_over(carrier, W, exchange=exchange, tie=tie, seed=seed)
     elif on_device:
-        plan = plan_over(DeviceCarrier(comm, where), W, exchange, tie, seed)
+        plan = plan_over(DeviceCarrier(comm, where), W, exchange=exchange, tie=tie, seed=seed)
     else:
         host = HostCarrier(comm, _pinned_zeros) if where.type == "cuda" else HostCarrier(comm)
-        plan = _OnHost(plan_over(host, W, exchange, tie, seed))
+        plan = _OnHost(plan_over(host, W, exchange=exchange, tie=tie, seed=seed))
     return plan if plan.words.device == where else _Staged(plan, where)
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..coding import bits, counting
+from ..coding import counting
 from ..coding.bits import Floats, Words
+from ..coding.sizes import words_for
 from ..coding.ties import Tie
 from ..ranks import patience
 
@@ -29,10 +30,10 @@ def _chunks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + CHUNK, n))
 
 
-def plain_words(gradient: Floats, momentum: Floats | None, beta: float) -> Words:
+def plain_words(gradient: Floats, momentum: Floats | None, *, beta: float) -> Words:
     """Pack the signs of the gradient, or of the momentum after its step; nothing is changed."""
     weight = np.float32(1 - beta)
-    words = np.zeros(bits.words_for(len(gradient)) * 8, np.uint8)
+    words = np.zeros(words_for(len(gradient)) * 8, np.uint8)
     for part in _chunks(len(gradient)):
         x = gradient[part]
         if momentum is not None:
@@ -42,7 +43,7 @@ def plain_words(gradient: Floats, momentum: Floats | None, beta: float) -> Words
     return words.view("<u8").astype(np.uint64, copy=False)
 
 
-def plain_vote(comm: MPI.Comm, words: Words, tie: Tie, first: int = 0) -> Words:
+def plain_vote(comm: MPI.Comm, words: Words, *, tie: Tie, first: int = 0) -> Words:
     """Return the vote on all ranks' words, (W,) or (2, W), by adding up single bits. Collective.
 
     The words may be a piece of a longer vector, from its word `first` on.

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from reference import awkward
 
 from mpisign.coding import bits
+from mpisign.coding.sizes import words_for
 
 SIZES = [0, 1, 63, 64, 65, 127, 128, 64 * 5 + 1, 64 * 128 * 3 + 1]
 floats = hnp.arrays(np.float32, st.integers(0, 400), elements=st.floats(width=32))
@@ -52,7 +53,7 @@ def test_momentum_pack_equals_numpy_bit_for_bit(n, beta):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("rows", [1, 2])
 def test_unpack_equals_the_reference(n, rows):
-    words = np.random.default_rng(n).integers(0, 2**64, (rows, bits.words_for(n)), np.uint64)
+    words = np.random.default_rng(n).integers(0, 2**64, (rows, words_for(n)), np.uint64)
     words = words if rows == 2 else words[0]
     out = np.full(n, 7, np.float32)
     assert bits.unpack(words, n, out) is out

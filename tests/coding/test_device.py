@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import reference
 import torch
+from launch import skip_if_quick
 from reference import awkward
 
-from mpisign.coding import bits, coding, counting
+from mpisign.coding import coding, counting
+from mpisign.coding.sizes import words_for
 from mpisign.coding.ties import TIES, Tie
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -66,7 +68,7 @@ def ballots(P, W, seed=0):
 
 @pytest.mark.parametrize("n", SIZES)
 def test_pack_equals_the_reference(n, place):
-    buffer, out = guarded((bits.words_for(n),), torch.int64, place)
+    buffer, out = guarded((words_for(n),), torch.int64, place)
     assert coding.pack(tensor(awkward(n), place), out) is out
     assert np.array_equal(words(out), reference.pack(awkward(n)))
     assert intact(buffer)
@@ -111,7 +113,7 @@ def test_the_momentum_is_rounded_twice_not_fused(place):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("rows", [None, 1, 2])
 def test_unpack_equals_the_reference(n, rows, place):
-    voted = ballots(rows or 1, bits.words_for(n), n)
+    voted = ballots(rows or 1, words_for(n), n)
     voted = voted if rows else voted[0]
     buffer, out = guarded((n,), torch.float32, place)
     assert coding.unpack(tensor(voted, place), n, out) is out
@@ -230,6 +232,7 @@ with_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not install
 @with_triton
 def test_the_kernels_in_tritons_interpreter():
     """Instead of a CUDA device: the same code, its bounds and its arithmetic, but nothing of its compilation."""
+    skip_if_quick()
     output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", __file__, TRITON_INTERPRET="1")
     assert " passed" in output
     assert " failed" not in output
@@ -278,6 +281,7 @@ assert len(launched) == 2 * (1 + 1 + 3 * (1 + 4)), launched
 @with_triton
 def test_the_kernels_compile_and_round_each_operation(tmp_path):
     """For two GPUs that are not there, up to a driver that launches nothing."""
+    skip_if_quick()
     run("-c", COMPILE, TRITON_CACHE_DIR=str(tmp_path))
     code = {path: path.read_text() for path in tmp_path.rglob("*.ptx")}
     assert not any("fma." in text for text in code.values())

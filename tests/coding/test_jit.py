@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from launch import ROOT, skip_if_quick
 
-ROOT = Path(__file__).parents[2]
 VOTE = """
 import numpy as np, sys
 sys.path.insert(0, "tests")
@@ -21,6 +21,7 @@ print(jit.cache_folder())
 
 
 def vote(environment):
+    skip_if_quick()
     return subprocess.Popen(
         [sys.executable, "-c", VOTE], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"} | environment,

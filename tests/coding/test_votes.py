@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpisign.coding import bits, counting
-from mpisign.coding.counting import BLOCK
+from mpisign.coding.sizes import BLOCK, blocks_for, planes_for
 from mpisign.coding.ties import TIES, Tie
 
 VOTERS = [1, 2, 3, 4, 5, 6, 7, 8, 14, 15, 16, 17, 22, 30, 31, 32, 33, 63, 64, 65, 100]
@@ -17,7 +17,7 @@ def ballots(P, W, seed=0):
 
 
 def counters(P, W):
-    return np.empty((counting.blocks_for(W), counting.planes_for(P), BLOCK), np.uint64)
+    return np.empty((blocks_for(W), planes_for(P), BLOCK), np.uint64)
 
 
 @pytest.mark.parametrize("rule", TIES)

@@ -218,8 +218,8 @@ from mpi4py import MPI
 from mpisign.ranks.clock import clock_offset
 comm = MPI.COMM_WORLD
 clock = lambda: time.perf_counter() + 100 * comm.rank
-assert clock_offset(comm, [0, 0, 0], clock) == (0, 0)
-offset, error = clock_offset(comm, [0, 1, 1], clock)
+assert clock_offset(comm, [0, 0, 0], clock=clock) == (0, 0)
+offset, error = clock_offset(comm, [0, 1, 1], clock=clock)
 assert 0 < error < 50, error
 # The third rank's clock is another one here, but it is taken for the second's, as they share a node.
 assert abs(offset - (-100 if comm.rank else 0)) <= error, (comm.rank, offset, error)

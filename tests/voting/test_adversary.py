@@ -13,8 +13,8 @@ def honest(n=130, seed=0):
 def lie(name, gradient, step=0, traitor=None, rank=3, bucket=1):
     """Return what a traitor sends for a gradient: its words and the dense form."""
     words, dense = pack(gradient), gradient.copy()
-    (traitor or Traitor(name, 7, rank)).lie_in_words(words, len(gradient), bucket, step)
-    Traitor(name, 7, rank).lie_in_gradient(dense, bucket, step)
+    (traitor or Traitor(name, 7, rank=rank)).lie_in_words(words, len(gradient), bucket=bucket, step=step)
+    Traitor(name, 7, rank=rank).lie_in_gradient(dense, bucket, step=step)
     return words, dense
 
 
@@ -63,7 +63,7 @@ def test_a_false_gradient_is_as_long_as_the_true_one(name):
 
 
 def test_delayed_sends_the_step_before():
-    traitor, gradients = Traitor("delayed", 7, 3), [honest(seed=step) for step in range(4)]
+    traitor, gradients = Traitor("delayed", 7, rank=3), [honest(seed=step) for step in range(4)]
     sent = [lie("delayed", gradient, step, traitor)[0] for step, gradient in enumerate(gradients)]
     assert np.array_equal(sent[0], pack(gradients[0]))
     for step in range(1, 4):
@@ -74,10 +74,10 @@ def test_delayed_sends_the_step_before():
 
 
 def test_traitors_are_drawn_by_seed_and_rank_0_last():
-    assert traitors(0, 5, 0) == []
-    assert traitors(5, 5, 0) == [0, 1, 2, 3, 4]
-    assert traitors(1, 1, 0) == [0]
-    assert all(0 not in traitors(3, 7, seed) for seed in range(20))
-    assert len({tuple(traitors(3, 7, seed)) for seed in range(20)}) > 5
+    assert traitors(0, 5, seed=0) == []
+    assert traitors(5, 5, seed=0) == [0, 1, 2, 3, 4]
+    assert traitors(1, 1, seed=0) == [0]
+    assert all(0 not in traitors(3, 7, seed=seed) for seed in range(20))
+    assert len({tuple(traitors(3, 7, seed=seed)) for seed in range(20)}) > 5
     with pytest.raises(ValueError, match="adversaries: 3 of 2 ranks"):
-        traitors(3, 2, 0)
+        traitors(3, 2, seed=0)

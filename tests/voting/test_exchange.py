@@ -11,7 +11,7 @@ import reference
 
 import mpisign
 from mpisign.coding import counting
-from mpisign.coding.counting import BLOCK
+from mpisign.coding.sizes import BLOCK
 from mpisign.coding.ties import TIES, Tie
 from mpisign.network import traffic
 from mpisign.ranks import nodes, patience
@@ -52,7 +52,7 @@ def test_vote_is_exact_on_every_rank(comm, name, rule):
     for W in widths(comm.size):
         _, mine = ballots(comm, W)
         given = mine.copy()
-        voted = mpisign.vote(comm, mine, name, Tie(rule, 3, 5))
+        voted = mpisign.vote(comm, mine, exchange=name, tie=Tie(rule, 3, 5))
         assert np.array_equal(voted, truth(comm, W, rule, 3, 5))
         assert np.array_equal(mine, given)
 
@@ -104,7 +104,7 @@ def test_hierarchical_is_exact_over_several_nodes(comm, pretended_nodes, rule):
     assert nodes.nodes_of(comm) == pretended_nodes
     for W in widths(comm.size):
         _, mine = ballots(comm, W)
-        voted = mpisign.vote(comm, mine, "hierarchical", Tie(rule, 3, 5))
+        voted = mpisign.vote(comm, mine, exchange="hierarchical", tie=Tie(rule, 3, 5))
         assert np.array_equal(voted, truth(comm, W, rule, 3, 5))
 
 
@@ -159,14 +159,14 @@ def test_traffic_is_what_is_sent(comm, pretended_nodes, name, rule):
         ours = plan(booking, W, exchange=name, tie=rule)
         ours.vote()
         ours.close()
-        formula = traffic.vote(name, W, rule, pretended_nodes)
+        formula = traffic.vote(name, W, tie=rule, nodes=pretended_nodes)
         assert formula.shape == (comm.size, 2)
         assert booking.book == formula[comm.rank].tolist()
 
 
 def test_alltoall_sends_two_bits_a_coordinate_at_most(comm):
     n, P = 25_600_000, comm.size
-    sent = traffic.vote("alltoall", n // 64, "positive", [0] * P)[comm.rank, 0]
+    sent = traffic.vote("alltoall", n // 64, tie="positive", nodes=[0] * P)[comm.rank, 0]
     assert sent == 2 * (P - 1) * 8 * -(-n // 64 // P)
 
 
@@ -202,7 +202,7 @@ def test_ranks_that_ask_for_different_votes_are_refused(comm):
     with pytest.raises(ValueError, match="ranks ask for different votes"):
         mpisign.vote(comm, np.zeros(5 + (comm.rank == 1), np.uint64))
     with pytest.raises(ValueError, match="exchange: unknown name 'ring', choose from allgather"):
-        mpisign.vote(comm, np.zeros(5, np.uint64), "ring")
+        mpisign.vote(comm, np.zeros(5, np.uint64), exchange="ring")
     with pytest.raises(ValueError, match="tie: unknown rule"):
         mpisign.vote(comm, np.zeros(5, np.uint64), tie="heads")
     with pytest.raises(ValueError, match="words: "):

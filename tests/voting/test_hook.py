@@ -249,7 +249,9 @@ def check_tensor_votes(comm, name, rule, make):
 @pytest.mark.parametrize("name", WITHOUT_COUNTERS)
 def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, rule):
     group = GroupComm(comm, "gloo").Dup()
-    check_tensor_votes(comm, name, rule, lambda W: plan_for(group, name, W, rule, 4, torch.device("cpu")))
+    check_tensor_votes(
+        comm, name, rule, lambda W: plan_for(group, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
+    )
     group.Free()
 
 
@@ -258,19 +260,21 @@ def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, ru
 def test_votes_on_tensors_over_mpi_are_exact(comm, name, rule):
     """As over an MPI that takes device memory, whose carrier this is; here the device is the host."""
     carrier = DeviceCarrier(comm, torch.device("cpu"))
-    check_tensor_votes(comm, name, rule, lambda W: plan_over(carrier, W, name, rule, 4))
+    check_tensor_votes(comm, name, rule, lambda W: plan_over(carrier, W, exchange=name, tie=rule, seed=4))
 
 
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
-    check_tensor_votes(comm, name, rule, lambda W: plan_for(comm, name, W, rule, 4, torch.device("cpu")))
+    check_tensor_votes(
+        comm, name, rule, lambda W: plan_for(comm, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
+    )
 
 
 def test_a_process_group_sums_no_counters(comm):
     group = GroupComm(comm, "gloo")
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
-        plan_for(group, "reduce", 5, "positive", 0, torch.device("cpu"))
+        plan_for(group, "reduce", W=5, tie="positive", seed=0, where=torch.device("cpu"))
     with pytest.raises(ValueError, match="exchange: 'hierarchical' sums counters"):
         mpisign.VoteState(group, exchange="hierarchical")
 

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import reference
+from launch import skip_if_quick
 
 from mpisign.coding.sizes import BLOCK
 from mpisign.coding.ties import TIES
@@ -90,7 +91,7 @@ def take_votes(carrier, name, rule, every):
     outcome = []
     for words in every:
         counting = CountingCarrier(carrier)
-        plan = plan_over(counting, words.shape[1], name, rule, SEED)
+        plan = plan_over(counting, words.shape[1], exchange=name, tie=rule, seed=SEED)
         plan.words[:] = words[carrier.rank]
         voted = plan.vote(STEP).copy()
         outcome.append((voted, plan.words.copy(), counting.book))
@@ -102,12 +103,14 @@ def take_votes(carrier, name, rule, every):
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule, P):
+    if P > 8:
+        skip_if_quick()
     every = [ballots(P, W) for W in widths(P)]
     truths = [reference.majority(words, rule, SEED, STEP) for words in every]
     for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
         outcomes = run_threads(P, lambda carrier: take_votes(carrier, name, rule, every), nodes=nodes)
         for i, (words, truth) in enumerate(zip(every, truths, strict=True)):
-            booked = traffic.vote(name, words.shape[1], rule, nodes)
+            booked = traffic.vote(name, words.shape[1], tie=rule, nodes=nodes)
             for rank in range(P):
                 voted, kept, book = outcomes[rank][i]
                 assert np.array_equal(voted, truth)
@@ -134,7 +137,7 @@ def test_a_plan_votes_again(name, rule, P):
     steps.append(np.repeat(ballots(P // 2 + 1, 300), 2, axis=0)[:P])  # many ties after few
 
     def vote(carrier):
-        plan = plan_over(carrier, 300, name, rule, SEED)
+        plan = plan_over(carrier, 300, exchange=name, tie=rule, seed=SEED)
         voted = []
         for step, words in enumerate(steps):
             plan.words[:] = words[carrier.rank]
@@ -193,7 +196,7 @@ def test_a_carrier_without_counters_is_told_so():
             return [thing]
 
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters"):
-        plan_over(Plain(), 5, "reduce", "positive", 0)
+        plan_over(Plain(), 5, exchange="reduce", tie="positive", seed=0)
 
 
 def test_threads_return_what_they_found_by_rank():
