@@ -45,7 +45,7 @@ step() {
 
 [ "$DEVICE" = cpu ] || nvidia-smi >>"$log" 2>&1
 if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
-    [ "$DEVICE" = cpu ] && which=cpu || which=
+    [ "$DEVICE" = cpu ] && which="cpu and pack" || which=
     step "tests of the device" 100 "$python" -m pytest -q -p no:cacheprovider -k "$which" tests/coding/test_device.py
 else
     echo "tests of the device: not run, $python has no pytest and hypothesis" | tee -a "$log"

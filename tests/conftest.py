@@ -25,6 +25,7 @@ def pytest_addoption(parser):
         action="store_true",
         help="make check: leave out what starts ranks, a browser or another program, or takes seconds",
     )
+    parser.addoption("--as-started", action="store_true", help="test no fewer ranks than were started")
 
 
 def under_mpi(config):
@@ -77,7 +78,9 @@ def pytest_generate_tests(metafunc):
     if "comm" in metafunc.fixturenames:
         world = metafunc.config.ranks
         size = 1 if world is None else world.size
-        sizes = range(1, size + 1) if size <= EVERY else [size]
+        wanted = getattr(metafunc.module, "RANKS", range(1, EVERY + 1))
+        as_started = size > EVERY or metafunc.config.getoption("--as-started")
+        sizes = [size] if as_started else [P for P in wanted if size >= P]
         metafunc.parametrize("comm", sizes, indirect=True, ids=lambda P: f"P={P}", scope="module")
 
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ..methods.table import METHODS, ready
         from ..ranks import place
         from ..ranks.group import process_group
-        from .kernels import compile_kernels
+        from .compiling import compile_kernels
         from .measure import measure
         from .setting import new_run, settle
 

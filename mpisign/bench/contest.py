@@ -42,7 +42,8 @@ class Contest:
         self.turn = Turn(terms.spans, Pieces(terms.seed))
         self.costs: dict[str, list[float]] = defaultdict(list)
         self._order = np.random.default_rng(terms.seed)  # the same on all ranks
-        self._momentum = Snapshot()  # of all votes, bucket by bucket
+        self._remembered: list[HeldBucket] = []
+        self._momentum = Snapshot()  # of all votes, by the buckets that are remembered
         self._work = Snapshot()  # its copies of the gradient are what methods exchange
         for ready in methods.values():
             ready.set_schedule("serial")
@@ -63,7 +64,7 @@ class Contest:
         truth, spans = Truth(self.comm, self.terms), self.terms.spans
         for name in self.shuffled():
             ready, work = self.methods[name], self._copies(buckets)
-            self._momentum.restore()
+            self.restore()
             lies = self._lie(ready, iteration, work)
             gradients = [floats(bucket.tensor.clone()) for bucket in work] if lies else honest
             with spans("wait"):
@@ -84,7 +85,7 @@ class Contest:
         """
         first = {ready.method.kind: name for name, ready in reversed(self.methods.items())}
         chosen = next(first[kind] for kind in ("vote", "rival", "ceiling") if kind in first)
-        self._momentum.restore()
+        self.restore()
         self._lie(self.methods[chosen], iteration, buckets)
         self._play(chosen, iteration, buckets)
         self.terms.spans.take()
@@ -124,15 +125,20 @@ class Contest:
             evidence, results = self.turn.pieces.evidence()
             return Truth(self.comm, self.terms).wrong(self.methods[name].method, evidence, results)
 
-    def remember(self, buckets: list[HeldBucket]) -> None:
+    def remember(self, held: list[HeldBucket]) -> None:
         """Keep the momentum of these buckets as it is now, for `restore`."""
-        any_vote = next((ready for ready in self.methods.values() if ready.method.kind == "vote"), None)
-        momenta = [any_vote.momentum_of(bucket) for bucket in buckets] if any_vote else []
-        self._momentum.keep(momentum for momentum in momenta if momentum is not None)
+        self._remembered = held
+        self._momentum.keep(self._momenta())
 
     def restore(self) -> None:
-        """Set the momentum back to what was remembered."""
-        self._momentum.restore()
+        """Set the momentum back to what was remembered, also where DDP has divided the gradient anew since."""
+        self._momentum.restore(self._momenta())
+
+    def _momenta(self) -> list[torch.Tensor]:
+        """Return the momentum of each bucket that is remembered: of any vote, for they share it; none without one."""
+        any_vote = next((ready for ready in self.methods.values() if ready.method.kind == "vote"), None)
+        momenta = [any_vote.momentum_of(bucket) for bucket in self._remembered] if any_vote else []
+        return [momentum for momentum in momenta if momentum is not None]
 
     @contextlib.contextmanager
     def _costing(self, name: str) -> Iterator[None]:

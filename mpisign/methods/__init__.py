@@ -1,4 +1,4 @@
 """What can be compared: the rivals and the votes, one record each.
 
-From outside use `table` (METHODS, ready), `method` (Method, Ready, Terms, Truth), `rivals` (REFERENCES) and `means`.
+From outside use `table` (METHODS, ready), `method` (Method, Ready, Terms, Standard), `rivals` (REFERENCES) and `means`.
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ranks import patience
 from ..ranks.agreement import differs
-from .method import Truth
+from .method import Standard
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -46,7 +46,7 @@ class Mean:
         length, P = piece.stop - piece.start, self.comm.size
         return [piece.start + rank * length // P for rank in range(P + 1)]
 
-    def wrong(self, result: Floats, truth: Truth) -> int:
+    def wrong(self, result: Floats, truth: Standard) -> int:
         """Count the coordinates of this rank's share that are off by more than P + 2 operations of `truth` explain.
 
         One more is counted on each rank whose result is not rank 0's, bit for bit. Collective.

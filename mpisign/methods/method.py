@@ -27,7 +27,7 @@ Kind = Literal["ceiling", "rival", "vote"]
 NCCL, MATRICES = "nccl", "matrices"  # what a method may need
 
 
-class Truth(NamedTuple):
+class Standard(NamedTuple):
     """What the result of a method is held to."""
 
     of: Literal["nothing", "same", "mean", "vote"]  # "same": nothing is known but that all ranks get the same bits
@@ -100,7 +100,7 @@ class Method:
     summary: str
     make: Callable[[MPI.Comm, Terms, contextlib.ExitStack], Ready]  # collective; the stack frees what it holds
     traffic: Callable[[Shapes, str, Sequence[int]], Traffic]  # shapes of a bucket, tie rule, each rank's node number
-    truth: Truth
+    truth: Standard
     needs: frozenset[str] = frozenset()  # of NCCL and MATRICES
     unasked: str = ""  # why it is left out on CPUs unless it is asked for
     keeps_state: bool = False  # between steps, which checkpoints do not have

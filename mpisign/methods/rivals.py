@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..ranks import patience
-from .method import MATRICES, NCCL, Hook, Method, Ready, Shapes, Terms, Truth
+from .method import MATRICES, NCCL, Hook, Method, Ready, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
     import torch
@@ -205,15 +205,15 @@ def _all_reduced(size: int, coordinates: Callable[[Shapes], int] = _all) -> Call
     return traffic
 
 
-def _mean(roundoff: float, underflow: float = 0.0) -> Truth:
-    return Truth("mean", roundoff, underflow)
+def _mean(roundoff: float, underflow: float = 0.0) -> Standard:
+    return Standard("mean", roundoff, underflow)
 
 
 _POWER_SGD_UNASKED = (
     "its matrix products cost more time and memory on CPUs than they save; --methods asks for it"
 )  # fmt: skip
 RIVALS = (
-    Method("none", "ceiling", "sends nothing: the ceiling", _none, _all_reduced(0), Truth("nothing")),
+    Method("none", "ceiling", "sends nothing: the ceiling", _none, _all_reduced(0), Standard("nothing")),
     Method("mpi", "rival", "fp32 all-reduce by MPI", _mpi, _all_reduced(4), _mean(2**-24)),
     Method("gloo", "rival", "fp32 all-reduce by Gloo, PyTorch's own on CPUs", _gloo, _all_reduced(4), _mean(2**-24)),
     Method("nccl", "rival", "fp32 all-reduce by NCCL", _nccl, _all_reduced(4), _mean(2**-24), frozenset({NCCL})),
@@ -223,7 +223,7 @@ RIVALS = (
            _mean(2**-8)),
     *(
         Method(f"powersgd-{rank}", "rival", f"PowerSGD of rank {rank}, by NCCL or Gloo", _power_sgd(rank),
-               _all_reduced(4, _power_sgd_coordinates(rank)), Truth("same"), frozenset({MATRICES}),
+               _all_reduced(4, _power_sgd_coordinates(rank)), Standard("same"), frozenset({MATRICES}),
                _POWER_SGD_UNASKED, keeps_state=True)
         for rank in (2, 4)
     ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..coding.sizes import words_for
 from ..coding.ties import Tie
 from ..voting.exchange import EXCHANGES
-from .method import NCCL, Method, Ready, See, Shapes, Terms, Truth
+from .method import NCCL, Method, Ready, See, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -81,7 +81,7 @@ def _voted(exchange: str) -> Callable[..., Traffic]:
 def _method(exchange: str, backend: str | None = None) -> Method:
     name, by = (f"vote-{exchange}-{backend}", backend) if backend else (f"vote-{exchange}", "MPI")
     return Method(name, "vote", f"majority vote by the exchange {exchange}, over {by}", _vote(exchange, backend),
-                  _voted(exchange), Truth("vote"), frozenset({NCCL} if backend == NCCL else ()))  # fmt: skip
+                  _voted(exchange), Standard("vote"), frozenset({NCCL} if backend == NCCL else ()))  # fmt: skip
 
 
 # The same algorithm over the rivals' transport tells what is the algorithm's and what the transport's.

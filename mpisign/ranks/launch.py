@@ -1,4 +1,4 @@
-"""The MPI session: how ranks start, agree on an error, and end together.
+"""The MPI session: how ranks start, and end together.
 
 Nothing here imports mpi4py before it must: `--help` needs no MPI.
 """
@@ -54,7 +54,7 @@ def started_singly(size: int) -> str | None:
 def session(program: str) -> Iterator[MPI.Comm]:
     """Start MPI and yield COMM_WORLD; when one rank raises, print its traceback and abort all ranks.
 
-    A SystemExit passes: who raises it has agreed on it with the others (`refusing`).
+    A SystemExit passes: who raises it has agreed on it with the others (`agreement.refusing`).
     """
     from mpi4py import MPI
 

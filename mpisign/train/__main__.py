@@ -64,7 +64,7 @@ def _train(comm: MPI.Comm, setting: Setting, *, stop: Stop, method: Ready, terms
     first = comm.rank == 0
     log = Log(setting.folder / "log.jsonl")
     steps = len(setting.train) // comm.size // setting.config.batch_size * setting.config.epochs
-    progress = Progress(log, steps=steps, epochs=setting.config.epochs)
+    progress = Progress(log, steps=steps, epochs=setting.config.epochs, hidden=not first)
     training = Training(comm, setting, method=method, terms=terms, stop=stop,
                         log=progress.note if first else lambda line: None)  # fmt: skip
     path = comm.bcast(setting.resume)

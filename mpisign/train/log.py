@@ -68,11 +68,11 @@ class Log:
 class Progress:
     """Keeps the lines of a run, and shows how it goes: an epoch in one line, a step in a bar. On rank 0."""
 
-    def __init__(self, log: Log, *, steps: int, epochs: int) -> None:
+    def __init__(self, log: Log, *, steps: int, epochs: int, hidden: bool = False) -> None:
         from tqdm import tqdm
 
         self.log, self.epochs = log, epochs
-        self._bar = tqdm(total=steps, disable=not sys.stderr.isatty(), leave=False, unit="step")
+        self._bar = tqdm(total=steps, disable=hidden or not sys.stderr.isatty(), leave=False, unit="step")
 
     def note(self, line: dict[str, Any]) -> None:
         """Keep a line, and show it."""

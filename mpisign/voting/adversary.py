@@ -15,7 +15,7 @@ T = TypeVar("T", bound=Any)
 SCALE = -100.0  # of the gradient that a traitor sends to spoil a mean
 
 
-class Turn(NamedTuple):
+class Occasion(NamedTuple):
     """What a traitor has at hand when it is to send a bucket."""
 
     n: int  # coordinates
@@ -28,17 +28,17 @@ class Adversary(NamedTuple):
     """A kind of traitor: what becomes of its words, uint64 (W,), and of its gradient, float32 (n,)."""
 
     summary: str
-    words: Callable[[Words, Turn], None]
-    gradient: Callable[[Floats, Turn], None]
+    words: Callable[[Words, Occasion], None]
+    gradient: Callable[[Floats, Occasion], None]
 
 
-def _invert(words: Words, turn: Turn) -> None:
+def _invert(words: Words, occasion: Occasion) -> None:
     import numpy as np
 
     from ..coding.bits import clear_padding
 
     np.invert(words, out=words)
-    clear_padding(words, turn.n)
+    clear_padding(words, occasion.n)
 
 
 def _throw(words: Words, coins: np.random.Generator, n: int) -> None:
@@ -50,12 +50,12 @@ def _throw(words: Words, coins: np.random.Generator, n: int) -> None:
     clear_padding(words, n)
 
 
-def _zero(sent: Any, turn: Turn) -> None:
+def _zero(sent: Any, occasion: Occasion) -> None:
     sent[:] = 0
 
 
-def _delay(sent: Any, turn: Turn) -> None:
-    sent[:] = turn.previous
+def _delay(sent: Any, occasion: Occasion) -> None:
+    sent[:] = occasion.previous
 
 
 def _size(gradient: Floats) -> np.float32:
@@ -65,20 +65,20 @@ def _size(gradient: Floats) -> np.float32:
     return np.float32(np.sqrt(np.mean(np.square(gradient), dtype=np.float64))) if len(gradient) else np.float32(0)
 
 
-def _noise(gradient: Floats, turn: Turn) -> None:
+def _noise(gradient: Floats, occasion: Occasion) -> None:
     import numpy as np
 
-    gradient[:] = _size(gradient) * turn.own.standard_normal(len(gradient), np.float32)
+    gradient[:] = _size(gradient) * occasion.own.standard_normal(len(gradient), np.float32)
 
 
-def _false_direction(gradient: Floats, turn: Turn) -> None:
+def _false_direction(gradient: Floats, occasion: Occasion) -> None:
     import numpy as np
 
-    gradient[:] = _size(gradient) * turn.shared.choice(np.array([-1, 1], np.float32), len(gradient))
+    gradient[:] = _size(gradient) * occasion.shared.choice(np.array([-1, 1], np.float32), len(gradient))
 
 
-def _scale(factor: float) -> Callable[[Floats, Turn], None]:
-    def scaled(gradient: Floats, turn: Turn) -> None:
+def _scale(factor: float) -> Callable[[Floats, Occasion], None]:
+    def scaled(gradient: Floats, occasion: Occasion) -> None:
         gradient *= factor
 
     return scaled
@@ -87,11 +87,12 @@ def _scale(factor: float) -> Callable[[Floats, Turn], None]:
 # Inverting is the strongest blind adversary of a vote (arXiv 1810.05291, theorem 2); a scale is lost on signs.
 ADVERSARIES: dict[str, Adversary] = {
     "invert": Adversary("the opposite of every sign; the negative gradient", _invert, _scale(-1)),
-    "random": Adversary("a fair coin a coordinate; noise", lambda words, turn: _throw(words, turn.own, turn.n), _noise),
+    "random": Adversary("a fair coin a coordinate; noise",
+                        lambda words, occasion: _throw(words, occasion.own, occasion.n), _noise),
     "zero": Adversary("constant bits, as for a gradient of 0", _zero, _zero),
     "delayed": Adversary("what it ought to have sent a step ago", _delay, _delay),
     "collude": Adversary("one false direction, the same for all traitors in all steps",
-                         lambda words, turn: _throw(words, turn.shared, turn.n), _false_direction),
+                         lambda words, occasion: _throw(words, occasion.shared, occasion.n), _false_direction),
     "scale": Adversary(f"{SCALE:g} times the gradient; as a vote that is the opposite sign", _invert, _scale(SCALE)),
 }  # fmt: skip
 
@@ -117,18 +118,18 @@ class Traitor:
 
     def lie_in_words(self, words: Words, n: int, *, bucket: int, step: int) -> None:
         """Replace the words of a bucket of n coordinates, in place."""
-        self.kind.words(words, self._turn(words, n, bucket, step))
+        self.kind.words(words, self._occasion(words, n, bucket, step))
 
     def lie_in_gradient(self, gradient: Floats, bucket: int, *, step: int) -> None:
         """Replace the gradient of a bucket, in place."""
-        self.kind.gradient(gradient, self._turn(gradient, len(gradient), bucket, step))
+        self.kind.gradient(gradient, self._occasion(gradient, len(gradient), bucket, step))
 
-    def _turn(self, honest: T, n: int, bucket: int, step: int) -> Turn:
+    def _occasion(self, honest: T, n: int, bucket: int, step: int) -> Occasion:
         import numpy as np
 
         own = np.random.default_rng([self.seed, self.rank, bucket, step])
         shared = np.random.default_rng([self.seed, bucket])
-        return Turn(n, self._previous(honest, bucket, step) if self.remembers else honest, own, shared)
+        return Occasion(n, self._previous(honest, bucket, step) if self.remembers else honest, own, shared)
 
     def _previous(self, honest: T, bucket: int, step: int) -> T:
         """Return the honest form of the step before; a second call in the same step returns the same."""

@@ -25,7 +25,7 @@ class Snapshot:
             self.copies.append((before[i] if fits else torch.empty_like(tensor)).copy_(tensor))
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Set the tensors back to what they were."""
-        for tensor, copy in zip(self._tensors, self.copies, strict=True):
+    def restore(self, tensors: Iterable[Tensor] | None = None) -> None:
+        """Set the tensors back to what they were; `tensors` are others that have taken their place."""
+        for tensor, copy in zip(self._tensors if tensors is None else tensors, self.copies, strict=True):
             tensor.copy_(copy)

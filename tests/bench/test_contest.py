@@ -20,10 +20,11 @@ from mpisign.voting.adversary import ADVERSARIES
 from mpisign.voting.bucket import HeldBucket
 
 pytestmark = pytest.mark.mpi
+RANKS = (2, 3)  # with ties and without
 
 ABLE = tuple(name for name, method in METHODS.items() if NCCL not in method.needs)
 VOTES = tuple(name for name in ABLE if METHODS[name].kind == "vote")
-CHECKED = ("mpi", "gloo", "fp16", "bf16", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo")
+CHECKED = ("mpi", "gloo", "fp16", "bf16", "powersgd-2", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo")
 HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
 
 
@@ -109,13 +110,56 @@ def spoil(comm, method, *, before=None, after=None):
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_wrong_result_is_counted(comm, name):
     """One coordinate, on the last rank alone; and of an overlapped exchange a whole bucket."""
+    same = METHODS[name].truth.of == "same"  # of which nothing is known but that all ranks have the same
     with contest_of(comm, name) as contest:
         spoil(comm, contest.methods[name], after=lambda buffer: buffer[-1:].mul_(-1.5))
         (sample,) = contest.round(0, held_buckets(comm))
-    assert sample["wrong"] >= 1
+    assert sample["wrong"] >= (comm.size > 1 if same else 1)
     with contest_of(comm, name) as contest:
         spoil(comm, contest.methods[name], after=lambda buffer: buffer.mul_(-1.5))
-        assert overlapped_round(comm, contest, name, 0) >= 10_000
+        assert overlapped_round(comm, contest, name, 0) >= (comm.size > 1 if same else 10_000)
+
+
+@pytest.mark.parametrize("name", [*VOTES, "mpi"])
+def test_a_stale_or_shifted_result_is_counted(comm, name):
+    """The last rank keeps the result of the step before, or one that is off by a coordinate."""
+    results = []
+
+    def stale(buffer):
+        results.append(buffer.clone())
+        buffer.copy_(results[0])
+
+    for spoilt in (stale, lambda buffer: buffer.copy_(buffer.roll(1))):
+        with contest_of(comm, name) as contest:
+            spoil(comm, contest.methods[name], after=spoilt)
+            wrong = [next(contest.round(i, held_buckets(comm, seed=100 * i)))["wrong"] for i in range(2)]
+        assert wrong[1] > 100
+
+
+def test_momentum_is_restored_where_the_gradient_was_divided_anew(comm):
+    with contest_of(comm, "vote-alltoall", momentum=0.9) as contest:
+        vote = contest.methods["vote-alltoall"]
+        parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (65, 200, 3)]
+
+        def buckets(*division):
+            cut = [parameters[part] for part in division]
+            noise = torch.Generator().manual_seed(comm.rank)
+            return [HeldBucket(i, torch.randn(sum(p.numel() for p in part), generator=noise), part, i == len(cut) - 1)
+                    for i, part in enumerate(cut)]  # fmt: skip
+
+        def momentum(held):
+            return torch.cat([vote.momentum_of(bucket) for bucket in held]).clone()
+
+        whole, parts = (slice(0, 3),), (slice(0, 1), slice(1, 3))
+        for future in [vote(bucket) for bucket in buckets(*whole)]:
+            future.wait()
+        before = momentum(buckets(*whole))
+        contest.remember(buckets(*whole))
+        for future in [vote(bucket) for bucket in buckets(*parts)]:
+            future.wait()
+        assert not torch.equal(momentum(buckets(*parts)), before)
+        contest.restore()
+        assert torch.equal(momentum(buckets(*parts)), before)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

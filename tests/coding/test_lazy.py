@@ -47,6 +47,6 @@ from mpi4py import MPI
 import mpisign
 words = mpisign.pack(np.array([1, -1], np.float32))
 for exchange in mpisign.EXCHANGES:
-    assert mpisign.vote(MPI.COMM_SELF, words, exchange) == [2]
+    assert mpisign.vote(MPI.COMM_SELF, words, exchange=exchange) == [2]
 """
     assert loaded_by(code) == ["mpi4py", "numba", "numpy"]
