@@ -11,8 +11,10 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 OUT=${OUT:-results}
 DEVICE=${DEVICE:-cuda}
 
+complete='import importlib.util, sys
+sys.exit(not all(map(importlib.util.find_spec, ("mpi4py", "mpisign", "numba", "tabulate", "torch", "torchvision"))))'
 for python in "${PYTHON:-}" .venv/bin/python python3 python; do
-    [ -n "$python" ] && "$python" -c 'import mpi4py, mpisign, numba, tabulate, torch, torchvision' 2>/dev/null && break
+    [ -n "$python" ] && "$python" -c "$complete" 2>/dev/null && break
     python=
 done
 [ -n "$python" ] || { echo "gpu.sh: error: no Python here has mpisign's packages: see README.md, or set PYTHON"; exit 2; }

@@ -7,8 +7,11 @@ cog runs the blocks in the pages, which call the functions below. A run of one's
 and is shown nowhere.
 """
 
+import contextlib
 import functools
+import io
 import json
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -33,11 +36,20 @@ def newest(name: str) -> Path:
 
 @functools.cache
 def output(*command: str) -> str:
-    """Return what Python prints when it is given `command`."""
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"python {' '.join(command)}:\n{done.stderr}")
-    return done.stdout.rstrip()
+    """Return what `python -m MODULE ARGUMENT...` prints. In this process, for to import torch anew takes seconds."""
+    _, module, *arguments = command
+    printed, before = io.StringIO(), sys.argv
+    sys.argv, sys.path[:0] = [module, *arguments], [str(ROOT)]
+    try:
+        with contextlib.redirect_stdout(printed):
+            runpy.run_module(module, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise SystemExit(f"python {' '.join(command)}: exit code {end.code}") from None
+    finally:
+        sys.argv = before
+        sys.path.remove(str(ROOT))
+    return printed.getvalue().rstrip()
 
 
 def link(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,6 +65,8 @@ def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:
 
 def differs(comm: MPI.Comm, result: NDArray[np.float32]) -> int:
     """Return 1 where a result is not rank 0's, bit for bit, else 0. Collective."""
+    import hashlib
+
     digest = hashlib.sha256(result.data).digest()
     patience.quiet_barrier(comm)
     return int(digest != comm.bcast(digest))
@@ -73,6 +74,8 @@ def differs(comm: MPI.Comm, result: NDArray[np.float32]) -> int:
 
 def same_everywhere(comm: MPI.Comm, arrays: Iterator[NDArray[np.float32]]) -> bool:
     """Tell whether all ranks hold the same bits. Collective."""
+    import hashlib
+
     import numpy as np
 
     digest = hashlib.sha256()

@@ -27,17 +27,17 @@ def build(name: str, image_size: int, *, classes: int = CLASSES) -> nn.Module:
         ValueError: there is no such model.
 
     """
-    import torchvision
-
-    if name not in names():
-        raise ValueError(
-            f"model: unknown name {name!r}; tiny, resnet50, vit_b_16 ... are known, see torchvision.models"
-        )
     if name == TINY:
         return nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
             nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, classes),
         )  # fmt: skip
+    import torchvision  # its import takes seconds, which the tiny model does without
+
+    if name not in names():
+        raise ValueError(
+            f"model: unknown name {name!r}; tiny, resnet50, vit_b_16 ... are known, see torchvision.models"
+        )
     extra: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
         extra = {"aux_logits": False, "init_weights": True}
