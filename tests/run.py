@@ -51,8 +51,11 @@ CHECKS = {
     "import-linter": [HERE / "lint-imports"],
 }
 UNIT = alone("--quick", "-rf")
-CODING = {"unit tests of the coding": [*UNIT, "tests/coding"]}
-OTHERS = {"all other unit tests": [*UNIT, "--ignore=tests/coding"]}
+FIRST = ("tests/coding", "tests/report")
+HALVES = (
+    {"unit tests of the coding and of the report": [*UNIT, *FIRST]},
+    {"all other unit tests": [*UNIT, *(f"--ignore={path}" for path in FIRST)]},
+)
 DRAWN = {"README and docs are as drawn": [HERE / "python", "docs/draw.py", "--check"]}
 # Two lanes run beside each other: one is mostly one process that computes, the other mostly ranks that start and wait.
 LANES = (
@@ -143,7 +146,7 @@ def main(arguments=None):
     parser.add_argument("--check", action="store_true", help="what is quick alone")
     parser.add_argument("--one-lane", action="store_true", help="one step after the other")
     given = parser.parse_args(arguments)
-    lanes = (CHECKS | CODING, OTHERS) if given.check else LANES
+    lanes = (CHECKS | HALVES[0], HALVES[1]) if given.check else LANES
     if given.one_lane:
         lanes = ({name: command for lane in lanes for name, command in lane.items()},)
     results, began = Results(sum(map(len, lanes))), time.monotonic()
