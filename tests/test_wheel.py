@@ -40,10 +40,10 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """The folder of an environment that has the wheel; all that it depends on comes from this one."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    install = [sys.executable, "-m", "pip", f"--python={folder / 'bin' / 'python'}", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, wheel], check=True, capture_output=True)
+    install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(install, check=True, capture_output=True)
     with open(f"{packages}/first.pth", "w") as file:
         file.write(sysconfig.get_path("purelib"))
     return folder
