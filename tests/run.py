@@ -64,17 +64,17 @@ LANES = (
     | {
         "report, doctor, ranks, benchmarks, package": alone(*AROUND),
         "training under MPICH": alone(*TRAINING),
+        "exchanges, Open MPI, 1 to 4 ranks": collective(SECOND, 4, *WORDS),
+        "the bench under Open MPI": alone(
+            "tests/bench/test_bench.py", "-k", "table and 3 or raises", python=SECOND / "python"
+        ),
     },
     {
         "exchanges and hook, MPICH, 1 to 4 ranks": collective(HERE, 4, *WORDS, *HOOKS),
         "exchanges, MPICH, 16 ranks": collective(HERE, 16, *WORDS, *MANY),
-        "exchanges, Open MPI, 1 to 4 ranks": collective(SECOND, 4, *WORDS),
         "hook, Open MPI, 3 ranks": collective(SECOND, 3, *HOOKS, "--as-started"),
         "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, *WORDS, *MANY),
         "all other tests, and the bench under MPICH": alone(*(f"--ignore={path}" for path in (*TRAINING, *AROUND))),
-        "the bench under Open MPI": alone(
-            "tests/bench/test_bench.py", "-k", "table and 3 or raises", python=SECOND / "python"
-        ),
     },
 )
 
