@@ -43,7 +43,8 @@ def installed(wheel, tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
     install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel]
-    subprocess.run(install, check=True, capture_output=True)
+    # Not with the checkout on the path, whose egg-info pip would take for an installed mpisign.
+    subprocess.run(install, check=True, capture_output=True, env=environment(PYTHONPATH=""))
     with open(f"{packages}/first.pth", "w") as file:
         file.write(sysconfig.get_path("purelib"))
     return folder
