@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from .coding.bits import pack, unpack
     from .coding.counting import majority
     from .coding.ties import TIES, Tie
-    from .voting.exchange import EXCHANGES, vote
+    from .voting.exchange import EXCHANGES, plan, vote
     from .voting.hook import VoteState, vote_hook
 
 __version__ = "0.1.0"
-__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "unpack", "vote", "vote_hook"]
+__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "plan", "unpack", "vote", "vote_hook"]
 
 # Loaded when first used: `mpisign bench --help` must not wait for torch.
 _HOMES = {
     "coding.bits": ("pack", "unpack"),
-    "voting.exchange": ("EXCHANGES", "vote"),
+    "voting.exchange": ("EXCHANGES", "plan", "vote"),
     "voting.hook": ("VoteState", "vote_hook"),
     "coding.counting": ("majority",),
     "coding.ties": ("TIES", "Tie"),
