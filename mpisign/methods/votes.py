@@ -56,7 +56,7 @@ def _vote(exchange: str, backend: str | None) -> Callable[[MPI.Comm, Terms, cont
         from ..voting.carriers import GroupComm
         from ..voting.hook import VoteState, vote_hook
 
-        carrier: Any = GroupComm(comm, backend) if backend else comm
+        carrier: Any = GroupComm(None, backend) if backend else comm
         state = VoteState(
             carrier, terms.momentum, exchange=exchange, tie=terms.tie, adversary=terms.adversary, seed=terms.seed,
             spans=terms.spans, takes_device_memory=terms.takes_device_memory,
