@@ -73,7 +73,9 @@ def test_a_share_is_heard_as_it_was_told(share):
 def counted(words, voted, n, absent):
     ledger = Ledger(1, 0)
     tensors = [coding.tensor_of(np.array(part, np.uint64)) for part in (words, voted)]
-    ledger.count(tensors[0], tensors[1], n=n, absent=np.array(absent), tie="zero" if np.ndim(voted) == 2 else "positive")
+    ledger.count(
+        tensors[0], tensors[1], n=n, absent=np.array(absent), tie="zero" if np.ndim(voted) == 2 else "positive"
+    )
     ledger.end_step(0, 0.0)
     return ledger.last()
 
