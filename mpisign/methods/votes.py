@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..coding.sizes import words_for
 from ..coding.ties import Tie
 from ..voting.exchange import EXCHANGES
-from .method import NCCL, Method, Ready, See, Shapes, Standard, Terms
+from .method import MPI, NCCL, Method, Ready, See, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
     from torch import Tensor
 
     from ..network.traffic import Traffic
+    from ..ranks.launch import Comm
     from ..voting.bucket import Bucket
     from ..voting.hook import VoteState
 
@@ -49,14 +49,14 @@ class ReadyVote(Ready):
         state.observer = None if see is None else observer
 
 
-def _vote(exchange: str, backend: str | None) -> Callable[[MPI.Comm, Terms, contextlib.ExitStack], ReadyVote]:
+def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextlib.ExitStack], ReadyVote]:
     """Return the maker of a vote by one of EXCHANGES, over MPI or a backend of torch.distributed."""
 
-    def make(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> ReadyVote:
+    def make(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> ReadyVote:
         from ..voting.carriers import GroupComm
         from ..voting.hook import VoteState, vote_hook
 
-        carrier: Any = GroupComm(comm, backend) if backend else comm
+        carrier: Any = GroupComm(None, backend) if backend else comm
         state = VoteState(
             carrier, terms.momentum, exchange=exchange, tie=terms.tie, adversary=terms.adversary, seed=terms.seed,
             spans=terms.spans, takes_device_memory=terms.takes_device_memory,
@@ -80,8 +80,9 @@ def _voted(exchange: str) -> Callable[..., Traffic]:
 
 def _method(exchange: str, backend: str | None = None) -> Method:
     name, by = (f"vote-{exchange}-{backend}", backend) if backend else (f"vote-{exchange}", "MPI")
+    needs = frozenset({MPI} if backend is None else {NCCL} if backend == NCCL else ())
     return Method(name, "vote", f"majority vote by the exchange {exchange}, over {by}", _vote(exchange, backend),
-                  _voted(exchange), Standard("vote"), frozenset({NCCL} if backend == NCCL else ()))  # fmt: skip
+                  _voted(exchange), Standard("vote"), needs)  # fmt: skip
 
 
 # The same algorithm over the rivals' transport tells what is the algorithm's and what the transport's.

@@ -14,9 +14,8 @@ from ..ranks import agreement, launch, options
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
     from ..methods.method import Ready, Terms
+    from ..ranks.launch import Comm
     from .log import Log
     from .setting import Setting
     from .stop import Stop
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _train(comm, setting, stop=stop, method=methods[config.method], terms=terms)
 
 
-def _train(comm: MPI.Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:
+def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:
     """Begin or go on; return the exit code."""
     from . import checkpoint, resume
     from .log import Log, Progress

@@ -20,8 +20,7 @@ from . import checkpoint
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
+    from ..ranks.launch import Comm
     from ..ranks.place import Place
 
 
@@ -45,7 +44,7 @@ class Setting:
                      takes_device_memory=self.place.takes_device_memory)  # fmt: skip
 
 
-def settle(config: Recipe, comm: MPI.Comm) -> Setting:
+def settle(config: Recipe, comm: Comm) -> Setting:
     """Look at the machine, collectively, then check the arguments: a fault may raise on one rank alone.
 
     Raises:
@@ -99,7 +98,7 @@ def _check_output(folder: Path, resume: bool) -> None:
         raise ValueError(f"output: {folder} is not empty; --resume goes on with what is in it")
 
 
-def check_agreed(comm: MPI.Comm, pictures: Pictures, *, part: str) -> None:
+def check_agreed(comm: Comm, pictures: Pictures, *, part: str) -> None:
     """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
     everyone = comm.allgather(pictures.fingerprint())
     for rank, other in enumerate(everyone):

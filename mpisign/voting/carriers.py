@@ -172,33 +172,36 @@ class _ReducedCounters:
 
 
 class GroupComm:
-    """A process group of torch.distributed for votes: `VoteState(GroupComm(comm, "nccl"))`.
+    """A process group of torch.distributed for votes: `VoteState(GroupComm(group, "nccl"))`; None: the default group.
 
-    Its ranks are those of `comm`, an MPI communicator, by which they also agree before a vote. `backend` is "nccl" or
-    "gloo". `Dup` makes the group itself.
+    `backend` is "nccl" or "gloo"; None is the group's own. `Dup` makes the group itself.
     """
 
-    def __init__(self, comm: MPI.Comm, backend: str) -> None:
-        self._comm, self.backend = comm, backend
-        self.group: Any = None
-        self.size, self.rank = comm.size, comm.rank
+    def __init__(self, group: Any = None, backend: str | None = None) -> None:
+        import torch.distributed as dist
+
+        self.group = group
+        self.backend = backend or dist.get_backend(group)
+        self.size, self.rank = dist.get_world_size(group), dist.get_rank(group)
+        self.members = dist.get_process_group_ranks(group)
         self.patient = True  # torch.distributed waits asleep in any case
 
     def Dup(self) -> GroupComm:
         """Return one with a group of its own, with its own order of collectives. Collective."""
         import torch.distributed as dist
 
-        new = GroupComm(self._comm.Dup(), self.backend)
-        new.group = dist.new_group(backend=self.backend)
-        return new
+        return GroupComm(dist.new_group(self.members, backend=self.backend, use_local_synchronization=True))
 
     def Free(self) -> None:
         """Free what `Dup` made. Collective."""
         import torch.distributed as dist
 
         dist.destroy_process_group(self.group)
-        self._comm.Free()
 
     def allgather(self, thing: Any) -> list[Any]:
         """Gather a Python object from each rank."""
-        return self._comm.allgather(thing)
+        import torch.distributed as dist
+
+        everyones: list[Any] = [None] * self.size
+        dist.all_gather_object(everyones, thing, group=self.group)
+        return everyones

@@ -56,11 +56,11 @@ class VoteState:
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
         takes_device_memory: bool = False,
     ) -> None:  # fmt: skip
-        from mpi4py import MPI
-
         def check() -> None:
             exchange_class(exchange, counters=not isinstance(comm, GroupComm))
             _check(momentum, tie, adversary, schedule)
+            if not isinstance(comm, GroupComm):
+                machine.check_threads()
 
         agree(comm, (exchange, tie, momentum, seed), check)
         # Tuned: what the caller has chosen; `schedule` and `observer` may be changed between steps.
@@ -74,7 +74,7 @@ class VoteState:
         self._plans: dict[int, Plan] = {}  # by bucket
         self._scheduler = Scheduler()
         own: Any = comm.Dup()
-        self._comm: Any = patience.Patient(own) if isinstance(own, MPI.Comm) else own
+        self._comm: Any = own if isinstance(comm, GroupComm) else patience.Patient(own)
         # Shared with others, if they want to.
         self._momentum = Momentum()
         self.spans = spans or Spans()
@@ -180,7 +180,6 @@ def _check(momentum: float, tie: str, adversary: str | None, schedule: str) -> N
         raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
     check_adversary(adversary)
     check_schedule(schedule)
-    machine.check_threads()
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
