@@ -46,7 +46,7 @@ def refusing(comm: Comm, program: str) -> Iterator[None]:
         fault = str(error)
     fault = first_fault(comm, fault)
     if fault is not None:
-        refuse(program, fault, rank=comm.rank)
+        refuse(program, fault, comm)
 
 
 def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:

@@ -29,7 +29,8 @@ LAUNCHERS = {
     "the scheduler": ("SLURM_NTASKS", "SLURM_PROCID"),
 }
 FAULTY = 2  # the exit code for bad input, argparse's own
-GRACE = 1.0  # seconds; a launcher ends all ranks with the first that fails, and the one that speaks must have spoken
+PASSING_ON = 0.5  # seconds; a launcher may end before it has passed on what was printed
+GRACE = 10.0  # seconds; torchrun ends all ranks with the first that fails, and the one that speaks may be late
 
 
 class JobError(Exception):
@@ -81,7 +82,7 @@ def session(program: str) -> Iterator[Comm]:
         if not isinstance(comm, TorchComm) or comm.first_to_fail():
             print(_told(program, error, rank=comm.rank), file=sys.stderr, flush=True)
         sys.stdout.flush()
-        time.sleep(GRACE)
+        time.sleep(PASSING_ON)
         comm.Abort(1)
 
 
@@ -107,13 +108,16 @@ def _told(program: str, error: BaseException, *, rank: int) -> str:
     return f"{program}: rank {rank} failed, the job ends:\n{traceback.format_exc()}"
 
 
-def refuse(program: str, fault: str, *, rank: int | None = None) -> NoReturn:
+def refuse(program: str, fault: str, comm: Comm | None = None) -> NoReturn:
     """End with one line, printed by rank 0, and exit code 2. Every rank must come here.
 
-    `rank` is this one's, where MPI has started; else what the launcher said of it.
+    Without `comm`, before the ranks have met, the launcher has said which rank this is.
     """
-    if (launched()[2] if rank is None else rank) == 0:
+    rank = launched()[2] if comm is None else comm.rank
+    if rank == 0:
         print(f"{program}: error: {fault}", file=sys.stderr, flush=True)
-    if torchrun.launcher():
+    if isinstance(comm, TorchComm):
+        comm.Barrier()
+    elif rank and torchrun.launcher():
         time.sleep(GRACE)
     raise SystemExit(FAULTY)

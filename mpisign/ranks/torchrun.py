@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 # By which ranks find each other ("env://" of torch.distributed).
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_TORCHRUN = "TORCHELASTIC_RUN_ID"
+LAUNCHERS = ("torchrun", "env://")
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # what an mpirun sets
 
 
 def launcher() -> str | None:
-    """Return "torchrun" if that has started this process, "env://" if its variables were set else, None under MPI.
+    """Return "torchrun" if that has started this process, "env://" if others have set its variables, None under MPI.
 
     A job script may export these variables and then call mpirun.
     """
     if not all(os.environ.get(name) for name in VARIABLES):
         return None
     if _TORCHRUN in os.environ:
-        return "torchrun"
-    return None if any(name in os.environ for name in _MPI) else "env://"
+        return LAUNCHERS[0]
+    return None if any(name in os.environ for name in _MPI) else LAUNCHERS[1]
 
 
 class TorchComm:

@@ -1,6 +1,7 @@
-"""Train a classifier by majority vote of signs, or by a dense rival, over MPI.
+"""Train a classifier by majority vote of signs, or by a dense rival, over MPI or without it.
 
 mpirun -n 8 python -m mpisign.train --data PATH --model resnet50
+torchrun --nproc-per-node 8 -m mpisign.train --data PATH --model resnet50
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with agreement.refusing(comm, PROGRAM):
             check_agreed(comm, setting.train, part="train")
             check_agreed(comm, setting.validate, part="val")
-        here, terms = setting.place, setting.terms
+        here, terms, config = setting.place, setting.terms, setting.config
         chosen = {config.method: METHODS[config.method]}
         with (
             place.telling_of_memory(),

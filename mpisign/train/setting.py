@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.method import NCCL, Terms
+from ..methods.method import MPI, NCCL, Terms
 from ..methods.table import METHODS
 from ..ranks import place
 from ..report import records
@@ -17,7 +17,7 @@ from ..voting.adversary import traitors
 from ..workload import models
 from ..workload.data import Pictures, augmentation, evaluation
 from . import checkpoint
-from .recipe import Recipe
+from .recipe import DEFAULT, Recipe
 
 if TYPE_CHECKING:
     from ..ranks.launch import Comm
@@ -52,10 +52,13 @@ def settle(config: Recipe, comm: Comm) -> Setting:
 
     """
     here = place.find(comm, config.share_gpus)
+    default = DEFAULT if here.without_mpi is None else f"{DEFAULT}-{here.backend}"
+    config = dataclasses.replace(config, method=config.method or default)
     if config.votes and config.optimizer != "sgd":
         raise ValueError(f"optimizer: {config.optimizer} needs the mean of the gradients, a vote is applied by sgd")
-    if NCCL in METHODS[config.method].needs and here.without_nccl:
-        raise ValueError(f"method: {config.method} cannot run: {here.without_nccl}")
+    for need, fault in {MPI: here.without_mpi, NCCL: here.without_nccl}.items():
+        if fault and need in METHODS[config.method].needs:
+            raise ValueError(f"method: {config.method} cannot run: {fault}")
     if not 0 < config.bucket_mb < math.inf:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     if not config.lr_step:
