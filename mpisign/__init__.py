@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .coding.bits import pack, unpack
     from .coding.counting import majority
+    from .coding.rules import Lion, Noisy, Rule, SignSGD, Signum, Stochastic
     from .coding.ties import TIES, Tie
     from .voting.exchange import EXCHANGES, vote
     from .voting.hook import VoteState, vote_hook
 
 __version__ = "0.1.0"
-__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "unpack", "vote", "vote_hook"]
+__all__ = [
+    "EXCHANGES", "TIES", "Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic", "Tie", "VoteState", "majority",
+    "pack", "unpack", "vote", "vote_hook",
+]  # fmt: skip
 
 # Loaded when first used: `mpisign bench --help` must not wait for torch.
 _HOMES = {
@@ -27,6 +31,7 @@ _HOMES = {
     "voting.exchange": ("EXCHANGES", "vote"),
     "voting.hook": ("VoteState", "vote_hook"),
     "coding.counting": ("majority",),
+    "coding.rules": ("Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic"),
     "coding.ties": ("TIES", "Tie"),
 }
 

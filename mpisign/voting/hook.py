@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..coding import bits, coding, ties
+from ..coding.rules import Signum
 from ..coding.sizes import words_for
 from ..ranks import clock, machine, patience
 from ..ranks.agreement import agree
@@ -160,7 +161,7 @@ class VoteState:
         n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer)
         with clock.timed(self.spans, "pack", where):
             if self.momentum:
-                coding.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, plan.words)
+                coding.sign(buffer, plan.words, rule=Signum(self.momentum), momentum=self.momentum_of(bucket))
             else:
                 coding.pack(buffer, plan.words)
             if self.traitor is not None:

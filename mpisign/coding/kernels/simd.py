@@ -130,19 +130,52 @@ def negative64(typing: Any, floats: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def lerp_negative64(typing: Any, momentum: Any, gradient: Any, offset: Any, weight: Any) -> Any:
-    """Set m <- m + weight * (g - m) on 64 floats from `offset` and return the word of their m < 0."""
+def sign64(
+    typing: Any, gradient: Any, momentum: Any, moved: Any, offset: Any, keep: Any, vote: Any, noise: Any, scale: Any
+) -> Any:
+    """Sign 64 coordinates of floats from `offset` on: return the words of what is negative, 0 and finite.
+
+    d = g - m, or 0 - m where that is not finite; moved = m + keep * d; u = m + vote * d, and where u is 0 is told; what
+    is negative is told of u + scale * noise, of which the array holds 64. `momentum` and `moved` are None for m = 0 and
+    u = d, `vote` is None for that of `keep`, `scale` is None for no noise.
+    """
+    has_momentum, has_vote, has_noise = (not isinstance(x, types.NoneType) for x in (momentum, vote, scale))
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = _address(context, builder, sig.args[0], args[0], args[2], _FLOATS)
-        m = _load(builder, address, 4)
-        g = _load(builder, _address(context, builder, sig.args[1], args[1], args[2], _FLOATS), 4)
-        weights = _broadcast(builder, args[3], _FLOATS)
-        m = builder.fadd(m, builder.fmul(weights, builder.fsub(g, m)))
-        _store(builder, m, address, 4)
-        return _negative(builder, m)
+        def place(of: int, offset: Any) -> Any:
+            return _address(context, builder, sig.args[of], args[of], offset, _FLOATS)
 
-    return types.uint64(momentum, gradient, types.intp, types.float32), codegen
+        def add_weighted(x: Any, weight: Any, y: Any) -> Any:
+            return builder.fadd(x, builder.fmul(_broadcast(builder, weight, _FLOATS), y))
+
+        zeros, offset = ir.Constant(_FLOATS, [0.0] * 64), args[3]
+        d = _load(builder, place(0, offset), 4)
+        m = _load(builder, place(1, offset), 4) if has_momentum else zeros
+        d = builder.fsub(d, m) if has_momentum else d
+        finite = builder.fcmp_ordered("==", builder.fsub(d, d), zeros)
+        u = d = builder.select(finite, d, builder.fsub(zeros, m) if has_momentum else zeros)
+        if has_momentum:
+            u = after = add_weighted(m, args[4], d)
+            _store(builder, after, place(2, offset), 4)
+            u = add_weighted(m, args[5], d) if has_vote else after
+        zero = builder.fcmp_ordered("==", u, zeros)
+        if has_noise:
+            u = add_weighted(u, args[7], _load(builder, place(6, ir.Constant(offset.type, 0)), 4))
+        told = [_negative(builder, u), builder.bitcast(zero, _I64), builder.bitcast(finite, _I64)]
+        return context.make_tuple(builder, sig.return_type, told)
+
+    result = types.UniTuple(types.uint64, 3)
+    return result(gradient, momentum, moved, types.intp, keep, vote, noise, scale), codegen
+
+
+@intrinsic
+def ones(typing: Any, word: Any) -> Any:
+    """Return how many bits of a word are 1."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
 
 
 @intrinsic
