@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from .coding.counting import majority
     from .coding.rules import Lion, Noisy, Rule, SignSGD, Signum, Stochastic
     from .coding.ties import TIES, Tie
-    from .voting.exchange import EXCHANGES, vote
+    from .voting.exchange import EXCHANGES, plan, vote
     from .voting.hook import VoteState, vote_hook
 
 __version__ = "0.1.0"
 __all__ = [
     "EXCHANGES", "TIES", "Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic", "Tie", "VoteState", "majority",
-    "pack", "unpack", "vote", "vote_hook",
+    "pack", "plan", "unpack", "vote", "vote_hook",
 ]  # fmt: skip
 
 # Loaded when first used: `mpisign bench --help` must not wait for torch.
 _HOMES = {
     "coding.bits": ("pack", "unpack"),
-    "voting.exchange": ("EXCHANGES", "vote"),
+    "voting.exchange": ("EXCHANGES", "plan", "vote"),
     "voting.hook": ("VoteState", "vote_hook"),
     "coding.counting": ("majority",),
     "coding.rules": ("Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic"),

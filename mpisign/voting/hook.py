@@ -20,11 +20,11 @@ from ..ranks.agreement import agree
 from ..ranks.clock import Spans
 from .adversary import Traitor, check_adversary
 from .bucket import Bucket
-from .carriers import GroupComm
+from .carriers import Carrier, GroupComm
 from .exchange import exchange_class
 from .momentum import Momentum
 from .schedule import Scheduler, check_schedule
-from .tensors import Plan, plan_for
+from .tensors import Plan, carrier_for, plan_for
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -73,6 +73,7 @@ class VoteState:
         # Kept from step to step.
         self.steps = 0
         self._plans: dict[int, Plan] = {}  # by bucket
+        self._carriers: dict[torch.device, Carrier] = {}
         self._scheduler = Scheduler()
         own: Any = comm.Dup()
         self._comm: Any = own if isinstance(comm, GroupComm) else patience.Patient(own)
@@ -86,6 +87,8 @@ class VoteState:
         for plan in self._plans.values():
             plan.close()
         self._plans.clear()
+        for carrier in self._carriers.values():
+            carrier.close()
         self._comm.Free()
 
     def share_momentum(self, other: "VoteState") -> None:
@@ -114,15 +117,21 @@ class VoteState:
             if plan is not None:
                 plan.close()
             plan = self._plans[index] = plan_for(
-                self._comm,
-                self._exchange,
-                W=W,
+                self._carrier_for(gradient.device),
+                W,
+                exchange=self._exchange,
                 tie=self.tie,
                 seed=self.seed,
                 where=gradient.device,
-                takes_device_memory=self._takes_device_memory,
             )
         return plan
+
+    def _carrier_for(self, where: torch.device) -> Carrier:
+        if where not in self._carriers:
+            self._carriers[where] = carrier_for(
+                self._comm, where, self._exchange, takes_device_memory=self._takes_device_memory
+            )
+        return self._carriers[where]
 
     def tie_step(self, index: int) -> int:
         """Return the step that seeds the coins of a bucket: each bucket of each step has its own."""
