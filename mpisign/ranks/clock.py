@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
-    from mpi4py import MPI
+
+    from .launch import Comm
 
 
 class Event(NamedTuple):
@@ -106,7 +107,7 @@ PINGS = 20
 
 
 def clock_offset(
-    comm: MPI.Comm, nodes: list[int], *, clock: Callable[[], float] = time.perf_counter
+    comm: Comm, nodes: list[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
     """Return what to add to this rank's clock to get rank 0's, and how far off that may be on any rank, in seconds.
 

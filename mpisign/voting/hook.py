@@ -22,8 +22,8 @@ from ..coding.rules import Rule, Signum
 from ..coding.sizes import words_for
 from ..ranks import patience
 from ..ranks.agreement import agree
-from ..ranks.machine import check_threads
 from ..ranks.clock import Spans, timed
+from ..ranks.machine import check_threads
 from .adversary import Traitor, check_adversary
 from .bucket import Bucket
 from .carriers import GroupComm
