@@ -43,8 +43,8 @@ class Plan(Protocol):
     abstains: Tensor | None
 
     @property
-    def roll(self) -> Roll | None:
-        """What the ranks say of themselves."""
+    def roll(self) -> Any:
+        """What the ranks say of themselves: a Roll, or None without sizes."""
 
     @property
     def nobody(self) -> NDArray[np.bool_]:

@@ -79,7 +79,7 @@ def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule, schedule
         pytest.skip("test_threads proves the exchange itself for other numbers of ranks")
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, BETA, exchange=name, tie=rule, schedule=schedule)
+    state = mpisign.VoteState(comm, rule=mpisign.Signum(BETA), exchange=name, tie=rule, schedule=schedule)
     replica.register_comm_hook(state, mpisign.vote_hook)
     optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
     for step in range(4):  # DDP divides the buckets anew after the first
@@ -189,7 +189,7 @@ def test_parameters_without_a_gradient_stay_where_they_are(comm):
 def test_without_momentum_the_gradients_signs_are_voted_on(comm):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, momentum=0.0)
+    state = mpisign.VoteState(comm, rule=mpisign.SignSGD())
     replica.register_comm_hook(state, mpisign.vote_hook)
     loss_of(replica, comm.rank, 0).backward()
     torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY).step()
@@ -283,9 +283,9 @@ def test_a_process_group_sums_no_counters(comm):
 
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
-    state, sent, expected = mpisign.VoteState(comm, 0.0, adversary=name, seed=3), [], []
+    state, sent, expected = mpisign.VoteState(comm, rule=mpisign.SignSGD(), adversary=name, seed=3), [], []
     traitor = Traitor(name, 3, rank=comm.rank)
-    state.observer = lambda number, words: sent.append((number, coding.words_of(words).tolist()))
+    state.observer = lambda number, words, absent: sent.append((number, coding.words_of(words).tolist()))
     for step in range(3):
         for bucket in held_buckets(comm, seed=step):
             words = reference.pack(bucket.tensor.numpy())
@@ -314,7 +314,9 @@ def test_process_group_is_there(comm):
     [
         ({"exchange": "ring"}, "exchange: "),
         ({"tie": "heads"}, "tie: "),
-        ({"momentum": 1.0}, "momentum: "),
+        ({"rule": mpisign.Signum(1.0)}, "rule: "),
+        ({"zeros": "never"}, "zeros: "),
+        ({"nonfinite": "ignore"}, "nonfinite: "),
         ({"adversary": "liar"}, "adversary: "),
         ({"schedule": "never"}, "schedule: "),
     ],
