@@ -13,6 +13,8 @@ from ..voting.exchange import EXCHANGES
 from .method import MPI, NCCL, Method, Ready, See, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..network.traffic import Traffic
@@ -42,9 +44,9 @@ class ReadyVote(Ready):
     def observe(self, see: See | None) -> None:
         state = self.state
 
-        def observer(number: int, words: Tensor) -> None:
+        def observer(number: int, words: Tensor, absent: NDArray[np.bool_]) -> None:
             if see is not None:
-                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)))
+                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)), absent)
 
         state.observer = None if see is None else observer
 
@@ -68,12 +70,12 @@ def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextl
 
 
 def _voted(exchange: str) -> Callable[..., Traffic]:
-    """Book a vote on one bit a coordinate."""
+    """Book a vote on one bit a coordinate, and one a parameter."""
 
     def traffic(shapes: Shapes, tie: str, nodes: Sequence[int]) -> Traffic:
         from ..network.traffic import vote
 
-        return vote(exchange, words_for(sum(map(math.prod, shapes))), tie=tie, nodes=nodes)
+        return vote(exchange, words_for(sum(map(math.prod, shapes))), tie=tie, nodes=nodes, parts=len(shapes))
 
     return traffic
 
