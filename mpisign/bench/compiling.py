@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..coding.rules import Signum
 from ..coding.sizes import planes_for
 from ..ranks.torchrun import TorchComm
 from ..voting.bucket import HeldBucket
@@ -23,7 +24,7 @@ def compile_kernels(comm: Comm) -> None:
     vector, (where, exchanges) = torch.zeros(65), _where(comm)
     for exchange in exchanges:
         for momentum in (0.0, 0.9):
-            state = VoteState(where, momentum, exchange=exchange, tie="random")
+            state = VoteState(where, rule=Signum(momentum), exchange=exchange, tie="random")
             state.vote_bucket(HeldBucket(0, vector, [vector], True))
             state.close()
     if exchanges == tuple(EXCHANGES):

@@ -28,7 +28,6 @@ from .rules import Rule, check_rule
 from .sizes import BITS, words_for
 from .ties import Tie
 
-
 FLOATS = torch.float32, torch.bfloat16, torch.float16, torch.float64  # of gradients and voted signs
 _SIGNED = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 CHUNK = 1 << 15  # coordinates that are converted at once on the CPU, so that they are still in the cache when signed

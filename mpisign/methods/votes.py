@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..coding.rules import Signum
 from ..coding.sizes import words_for
 from ..coding.ties import Tie
 from ..voting.exchange import EXCHANGES
@@ -39,7 +40,7 @@ class ReadyVote(Ready):
         return False
 
     def momentum_of(self, bucket: Bucket) -> Tensor | None:
-        return self.state.momentum_of(bucket) if self.state.momentum else None
+        return self.state.momentum_of(bucket) if self.state.rule.has_momentum else None
 
     def observe(self, see: See | None) -> None:
         state = self.state
@@ -60,8 +61,8 @@ def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextl
 
         carrier: Any = GroupComm(None, backend) if backend else comm
         state = VoteState(
-            carrier, terms.momentum, exchange=exchange, tie=terms.tie, adversary=terms.adversary, seed=terms.seed,
-            spans=terms.spans, takes_device_memory=terms.takes_device_memory,
+            carrier, rule=Signum(terms.momentum), exchange=exchange, tie=terms.tie, adversary=terms.adversary,
+            seed=terms.seed, spans=terms.spans, takes_device_memory=terms.takes_device_memory,
         )  # fmt: skip
         resources.callback(state.close)
         return ReadyVote(vote_hook, state)

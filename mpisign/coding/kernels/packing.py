@@ -10,7 +10,7 @@ from ..rules import BYTES, NORMAL_MEAN, NORMAL_UNIT, PAIRS, UNIFORM_MEAN, UNIFOR
 from ..sizes import BITS
 from .counting import coins
 from .jit import kernel
-from .simd import negative64, ones, sign64, signs64
+from .simd import finite64, negative64, ones, sign64, signs64
 
 # One core reads memory faster along several streams at once than along one, for each has its own prefetcher.
 STREAMS = 4
@@ -41,25 +41,42 @@ def _dither(key: Any, first: int, normal: bool, noise: Any) -> None:
 
 
 @kernel
+def _mend(gradient: Any, momentum: Any, at: int, mended: Any) -> int:
+    """Set `mended` to 64 floats from `at` on, but to 0 where g - m is not finite, and return how many these are."""
+    faults = 0
+    for j in range(BITS):
+        g = gradient[at + j]
+        d = g - momentum[at + j] if momentum is not None else g
+        finite = np.isfinite(d)
+        mended[j] = g if finite else np.float32(0)
+        faults += not finite
+    return faults
+
+
+@kernel
 def sign_words(
     gradient: Any, momentum: Any, moved: Any, words: Any, zeros: Any, first: int,
     keep: Any, vote: Any, normal: bool, scale: Any, key: Any,
 ) -> int:  # fmt: skip
-    """Sign the 64 floats of each word and return how many are not finite: see `simd.sign64`.
+    """Sign the 64 floats of each word and return how many are not finite, which count as 0: see `simd.sign64`.
 
     `zeros` may be None, as `momentum` and `moved`, `vote` and `scale`: each such choice is compiled of its own, so none
     costs where it is not asked for. `first` is the place of float 0 in the whole vector, for the dither.
     """
     faults = 0
-    noise = np.empty(BITS, np.float32)
+    noise, mended = np.empty(BITS, np.float32), np.empty(BITS, np.float32)
     for i in range(len(words)):
+        at = BITS * i
         if scale is not None:
-            _dither(key, first + BITS * i, normal, noise)
-        negative, zero, finite = sign64(gradient, momentum, moved, BITS * i, keep, vote, noise, scale)
+            _dither(key, first + at, normal, noise)
+        if finite64(gradient, momentum, at):
+            negative, zero = sign64(gradient, at, momentum, moved, at, keep, vote, noise, scale)
+        else:
+            faults += _mend(gradient, momentum, at, mended)
+            negative, zero = sign64(mended, 0, momentum, moved, at, keep, vote, noise, scale)
         words[i] = negative
         if zeros is not None:
             zeros[i] = zero
-        faults += BITS - ones(finite)
     return faults
 
 

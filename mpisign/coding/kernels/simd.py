@@ -130,42 +130,66 @@ def negative64(typing: Any, floats: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def sign64(
-    typing: Any, gradient: Any, momentum: Any, moved: Any, offset: Any, keep: Any, vote: Any, noise: Any, scale: Any
-) -> Any:
-    """Sign 64 coordinates of floats from `offset` on: return the words of what is negative, 0 and finite.
+def finite64(typing: Any, gradient: Any, momentum: Any, offset: Any) -> Any:
+    """Return False if any of 64 differences g - m is not finite, and perhaps where they are huge; `momentum`: or None.
 
-    d = g - m, or 0 - m where that is not finite; moved = m + keep * d; u = m + vote * d, and where u is 0 is told; what
-    is negative is told of u + scale * noise, of which the array holds 64. `momentum` and `moved` are None for m = 0 and
-    u = d, `vote` is None for that of `keep`, `scale` is None for no noise.
+    The sum of the 64 tells, in fewer instructions than they would take one by one.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        total = _load(builder, _address(context, builder, sig.args[0], args[0], args[2], _FLOATS), 4)
+        if not isinstance(momentum, types.NoneType):
+            m = _load(builder, _address(context, builder, sig.args[1], args[1], args[2], _FLOATS), 4)
+            total = builder.fsub(total, m)
+        size = 32
+        while size >= 8:  # the lanes of a register of AVX
+            low, high = (ir.Constant(ir.VectorType(_I32, size), [*range(at, at + size)]) for at in (0, size))
+            total = builder.fadd(*(builder.shuffle_vector(total, total, half) for half in (low, high)))
+            size //= 2
+        nothing = builder.fsub(total, total)
+        finite = builder.fcmp_ordered("==", nothing, ir.Constant(nothing.type, [0.0] * 8))
+        return builder.icmp_unsigned("==", builder.bitcast(finite, _I8), _I8(255))
+
+    return types.boolean(gradient, momentum, types.intp), codegen
+
+
+@intrinsic
+def sign64(
+    typing: Any, gradient: Any, start: Any, momentum: Any, moved: Any, offset: Any,
+    keep: Any, vote: Any, noise: Any, scale: Any,
+) -> Any:  # fmt: skip
+    """Sign 64 coordinates: those from `start` on of `gradient`, from `offset` on of `momentum` and `moved`.
+
+    d = g - m; moved = m + keep * d; u = m + vote * d. Return the words of u + scale * noise < 0 and of u == 0; `noise`
+    holds 64. `momentum` and `moved` are None for m = 0 and u = d, `vote` is None for that of `keep`, `scale` is None
+    for no noise.
     """
     has_momentum, has_vote, has_noise = (not isinstance(x, types.NoneType) for x in (momentum, vote, scale))
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        def place(of: int, offset: Any) -> Any:
-            return _address(context, builder, sig.args[of], args[of], offset, _FLOATS)
+        gradient, start, momentum, moved, offset, keep, vote, noise, scale = range(9)
 
-        def add_weighted(x: Any, weight: Any, y: Any) -> Any:
-            return builder.fadd(x, builder.fmul(_broadcast(builder, weight, _FLOATS), y))
+        def at(array: int, offset: Any) -> Any:
+            return _address(context, builder, sig.args[array], args[array], offset, _FLOATS)
 
-        zeros, offset = ir.Constant(_FLOATS, [0.0] * 64), args[3]
-        d = _load(builder, place(0, offset), 4)
-        m = _load(builder, place(1, offset), 4) if has_momentum else zeros
-        d = builder.fsub(d, m) if has_momentum else d
-        finite = builder.fcmp_ordered("==", builder.fsub(d, d), zeros)
-        u = d = builder.select(finite, d, builder.fsub(zeros, m) if has_momentum else zeros)
+        def add_weighted(x: Any, weight: int, y: Any) -> Any:
+            return builder.fadd(x, builder.fmul(_broadcast(builder, args[weight], _FLOATS), y))
+
+        u = _load(builder, at(gradient, args[start]), 4)
         if has_momentum:
-            u = after = add_weighted(m, args[4], d)
-            _store(builder, after, place(2, offset), 4)
-            u = add_weighted(m, args[5], d) if has_vote else after
-        zero = builder.fcmp_ordered("==", u, zeros)
+            m = _load(builder, at(momentum, args[offset]), 4)
+            d = builder.fsub(u, m)
+            u = after = add_weighted(m, keep, d)
+            _store(builder, after, at(moved, args[offset]), 4)
+            u = add_weighted(m, vote, d) if has_vote else after
+        zero = builder.fcmp_ordered("==", u, ir.Constant(_FLOATS, [0.0] * 64))
         if has_noise:
-            u = add_weighted(u, args[7], _load(builder, place(6, ir.Constant(offset.type, 0)), 4))
-        told = [_negative(builder, u), builder.bitcast(zero, _I64), builder.bitcast(finite, _I64)]
+            u = add_weighted(u, scale, _load(builder, at(noise, ir.Constant(args[offset].type, 0)), 4))
+        told = [_negative(builder, u), builder.bitcast(zero, _I64)]
         return context.make_tuple(builder, sig.return_type, told)
 
-    result = types.UniTuple(types.uint64, 3)
-    return result(gradient, momentum, moved, types.intp, keep, vote, noise, scale), codegen
+    result = types.UniTuple(types.uint64, 2)
+    return result(gradient, types.intp, momentum, moved, types.intp, keep, vote, noise, scale), codegen
 
 
 @intrinsic
