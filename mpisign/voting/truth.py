@@ -82,8 +82,8 @@ def plain_vote(
     """Return the vote of those present on all ranks' words, (2, W), by adding up single bits. Collective.
 
     The words may be a piece of a longer vector, from its word `first` on, whose parameters have so many coordinates;
-    `absent`, bool (parts,), tells on which of them this rank is absent. Its bits there are 0. The second row has 1 where
-    the result is 0: nobody has voted, or there is a tie and the rule is so.
+    `absent`, bool (parts,), tells on which of them this rank is absent. Its bits there are 0. The second row has 1
+    where the result is 0: nobody has voted, or there is a tie and the rule is so.
     """
     P, W = comm.size, len(words)
     present = P - np.sum(comm.allgather(absent), axis=0)
