@@ -61,7 +61,9 @@ def _do(module, folder, jobs):
     if torchrun.launcher():
         comm = torchrun.TorchComm()
     else:
-        from mpi4py.MPI import COMM_WORLD as comm
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
     main = importlib.import_module(module).main
     for number, job in enumerate(jobs):
         comm.Barrier()
