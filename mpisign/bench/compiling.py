@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 def compile_kernels(comm: Comm) -> None:
     """Have all kernels compiled that a vote can need. Collective."""
-    vector, (where, exchanges) = torch.zeros(65), _where(comm)
+    where, exchanges = _where(comm)
     for exchange in exchanges:
         for momentum in (0.0, 0.9):
             state = VoteState(where, rule=Signum(momentum), exchange=exchange, tie="random")
-            state.vote_bucket(HeldBucket(0, vector, [vector], True))
+            for vector in (torch.zeros(65), torch.ones(65)):  # without a voter and with all of them
+                state.vote_bucket(HeldBucket(0, vector, [vector], True))
             state.close()
     if exchanges == tuple(EXCHANGES):
         merge_function(planes_for(comm.size))

@@ -23,6 +23,8 @@ from .truth import Evidence, Sent, Truth, floats
 from .turn import Turn
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ..coding.bits import Floats
     from ..coding.ties import Tie
     from ..methods.method import Ready, Terms
@@ -72,7 +74,7 @@ class Contest:
             seconds, sent = self._play(name, iteration, work)
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
-                evidence = [Evidence(gradient, momentum, sent.get(bucket.number))
+                evidence = [Evidence(gradient, bucket.sizes, momentum, sent.get(bucket.number))
                             for gradient, momentum, bucket in zip(gradients, momenta, work, strict=True)]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, [floats(bucket.tensor) for bucket in work])
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
@@ -162,8 +164,8 @@ class Contest:
         """
         ready, sent, device = self.methods[name], dict[int, Sent](), buckets[0].tensor.device
 
-        def see(number: int, words: torch.Tensor, tie: Tie) -> None:
-            sent[number] = Sent(words, tie)
+        def see(number: int, words: torch.Tensor, tie: Tie, absent: NDArray[np.bool_]) -> None:
+            sent[number] = Sent(words, tie, absent)
 
         ready.set_step(iteration)
         ready.observe(see)

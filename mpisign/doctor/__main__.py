@@ -68,8 +68,8 @@ def _examine(config: Config, writer: int) -> int:
     facts = examination.before_mpi()
     comm: launch.Comm | None = None
     if facts.without_mpi:
-        going_on(facts, "ranks", "they did not find each other: not every rank came this far, or the nodes can't reach "
-                 "MASTER_ADDR or each other (GLOO_SOCKET_IFNAME names a network), or importing torch is slow")  # fmt: skip
+        going_on(facts, "ranks", "they did not find each other: not every rank came this far, importing torch is slow, "
+                 "or the nodes can't reach MASTER_ADDR or each other (GLOO_SOCKET_IFNAME)")  # fmt: skip
         facts, comm = examination.with_torch(facts)
     else:
         going_on(facts, "MPI library", "mpi4py did not load it")

@@ -11,7 +11,9 @@ from ..coding.ties import Tie
 from ..ranks.clock import Spans
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..network.traffic import Traffic
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 Hook = Callable[[Any, Any], "torch.futures.Future[Tensor]"]
 Shapes = Sequence[tuple[int, ...]]  # of the tensors of a bucket
-See = Callable[[int, "Tensor", Tie], None]  # a bucket's number, the words that were sent, the tie rule of their vote
+# A bucket's number, the words that were sent, the tie rule of their vote, and on which parameters the rank is absent.
+See = Callable[[int, "Tensor", Tie, "NDArray[np.bool_]"], None]
 
 Kind = Literal["ceiling", "rival", "vote"]
 MPI, NCCL, MATRICES = "mpi", "nccl", "matrices"  # what a method may need

@@ -47,7 +47,7 @@ class ReadyVote(Ready):
 
         def observer(number: int, words: Tensor, absent: NDArray[np.bool_]) -> None:
             if see is not None:
-                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)))
+                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)), absent)
 
         state.observer = None if see is None else observer
 
@@ -71,7 +71,7 @@ def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextl
 
 
 def _voted(exchange: str) -> Callable[..., Traffic]:
-    """Book a vote on one bit a coordinate."""
+    """Book a vote on one bit a coordinate, and one a parameter."""
 
     def traffic(shapes: Shapes, tie: str, nodes: Sequence[int]) -> Traffic:
         from ..network.traffic import vote

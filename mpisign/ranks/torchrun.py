@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 # By which ranks find each other ("env://" of torch.distributed).
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = ("torchrun", "env://")
+_SESSIONS = itertools.count()
 _TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # what an mpirun sets
 
@@ -47,7 +49,8 @@ class TorchComm:
         if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # Gloo would look up the host's name
         store, self.rank, self.size = next(rendezvous("env://"))
-        self.store = PrefixStore("mpisign", store)
+        # Each has names of its own in the store, which keeps those of a session that is over.
+        self.store = PrefixStore(f"mpisign {next(_SESSIONS)}", store)
         own = PrefixStore("commands", self.store)
         self._group: Any = ProcessGroupGloo(own, self.rank, self.size, timedelta(minutes=30))
 

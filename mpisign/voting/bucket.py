@@ -44,9 +44,14 @@ class HeldBucket:
     def is_last(self) -> bool:
         return self.last
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many coordinates each parameter has."""
+        return [part.numel() for part in self.parts]
+
     def gradients(self) -> list[Tensor]:
         """Return the part of each parameter, in its shape; the parts share the memory of the bucket."""
-        pieces = torch.split(self.tensor, [part.numel() for part in self.parts])
+        pieces = torch.split(self.tensor, self.sizes)
         return [piece.view_as(part) for piece, part in zip(pieces, self.parts, strict=True)]
 
 
