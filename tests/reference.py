@@ -72,14 +72,28 @@ def coins(seed, step, W):
     return np.array([mix((key + (w + 1) * 0x9E3779B97F4A7C15) & MASK) for w in range(W)], np.uint64)
 
 
-def majority(words_PW, rule="positive", seed=0, step=0):
-    """Count the negative votes of each coordinate; more than half are negative, exactly half is a tie."""
+def majority(words_PW, rule="positive", seed=0, step=0, *, absent=None, sizes=(), abstains=None):
+    """Count the negative votes of each coordinate; more than half of those who vote is negative, half is a tie.
+
+    `absent`, bool (P, parts), says who has no vote on which part, of so many coordinates; `abstains`, (P, W), who has
+    none on which coordinate unless it is negative there.
+    """
     P, W = words_PW.shape
-    count = bits_of(words_PW).sum(axis=0, dtype=np.int64)
-    negative, tied = 2 * count > P, 2 * count == P
+    negative = bits_of(words_PW)
+    votes = np.ones((P, 64 * W), bool)
+    if abstains is not None:
+        votes &= negative | ~bits_of(abstains)
+    if absent is not None:
+        for rank in range(P):
+            start = 0
+            for size, gone in zip(sizes, absent[rank], strict=True):
+                votes[rank, start : start + size] &= not gone
+                start += size
+    negatives, voters = (negative & votes).sum(axis=0, dtype=np.int64), votes.sum(axis=0)
+    more, tied = 2 * negatives > voters, 2 * negatives == voters
     if rule == "random":
-        negative = np.where(tied, bits_of(coins(seed, step, W)), negative)
-    voted = np.packbits(negative, bitorder="little").view("<u8").astype(np.uint64)
+        more = np.where(tied, bits_of(coins(seed, step, W)), more)
+    voted = np.packbits(more, bitorder="little").view("<u8").astype(np.uint64)
     ties = np.packbits(tied, bitorder="little").view("<u8").astype(np.uint64)
     return np.stack([voted, ties]) if rule == "zero" else voted
 

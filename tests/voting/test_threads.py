@@ -43,6 +43,10 @@ class CountingCarrier:
         self.book[0] += sent
         self.book[1] += received
 
+    def start_gather(self, mine, rows):
+        self.count(*[mine.nbytes * (self.size - 1)] * 2)
+        return self.carrier.start_gather(mine, rows)
+
     def all_to_all(self, sent, received):
         assert sent.nbytes == received.nbytes
         self.count(*[sent.nbytes * (self.size - 1) // self.size] * 2)
@@ -77,9 +81,6 @@ class CountingCounters:
         each = 2 * (self.carrier.size - 1) * planes.nbytes // self.carrier.size  # as Rabenseifner's or the ring
         self.carrier.count(each, each)
         self.counters.sum(planes)
-
-    def free(self):
-        self.counters.free()
 
 
 def ballots(P, W, seed=0):
@@ -116,6 +117,104 @@ def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule
                 assert np.array_equal(voted, truth)
                 assert np.array_equal(kept, words[rank])
                 assert book == booked[rank].tolist()
+
+
+SIZES = (1, 0, 62, 1, 64, 130, 0, 5, BLOCK * 64, 3, 700, 64, 0)  # most do not end where a word does
+W = -(-sum(SIZES) // 64)
+
+
+def attendances(P):
+    """Return who is absent on which part, bool (P, parts), for several cases."""
+    rng = np.random.default_rng(P)
+    alone = np.ones((P, len(SIZES)), bool)
+    alone[P // 2] = False
+    joined = np.zeros_like(alone)
+    joined[P - 1] = True
+    few = rng.random(alone.shape) < 0.2
+    many = rng.random(alone.shape) < 0.7
+    many[:, ::5] = True  # nobody
+    return [np.zeros_like(alone), np.ones_like(alone), alone, joined, few, many]
+
+
+def abstentions(P):
+    """Return words whose last bits beyond the coordinates are 0, as all words are, for who votes and who abstains."""
+    rng = np.random.default_rng([P, 1])
+    bits = rng.random((2, P, 64 * W)) < 0.5
+    bits[:, :, 500:900] = bits[0, 0, 500:900]  # all alike: on some nobody votes
+    bits[1, :, 900:] &= rng.random(64 * W - 900) < 0.3
+    bits[:, :, sum(SIZES) :] = False
+    return np.packbits(bits, axis=-1, bitorder="little").view("<u8")
+
+
+def vote_of_those_present(carrier, name, rule, abstain, sizes):
+    """Vote in each of the attendances; return the results, on what nobody has voted, words, abstains and the bytes."""
+    counting, (words, abstains), outcomes = CountingCarrier(carrier), abstentions(carrier.size), []
+    plan = plan_over(counting, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
+    for turn, absent in enumerate(attendances(carrier.size) if sizes else [None]):
+        plan.words[:] = words[carrier.rank]
+        if abstain:
+            plan.abstains[:] = abstains[carrier.rank]
+        if sizes:
+            plan.roll.write(turn=turn, agreed=turn + carrier.rank, faults=-carrier.rank, absent=absent[carrier.rank])
+        counting.book[:] = 0, 0
+        voted = plan.vote(STEP).copy()
+        assert np.array_equal(plan.words, words[carrier.rank])
+        assert not abstain or np.array_equal(plan.abstains, abstains[carrier.rank])
+        assert np.array_equal(plan.nobody, absent.all(axis=0) if sizes else [])
+        if sizes:
+            everyone = np.arange(carrier.size)
+            assert np.array_equal(plan.roll.absent, absent)
+            assert np.array_equal(plan.roll.turns, np.full(carrier.size, turn))
+            assert np.array_equal(plan.roll.agreed, turn + everyone)
+            assert np.array_equal(plan.roll.faults, -everyone)
+        outcomes.append((voted, tuple(counting.book)))
+    plan.close()
+    return outcomes
+
+
+@pytest.mark.parametrize("P", RANKS)
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_those_who_vote_decide(name, rule, P):
+    if P > 8:
+        skip_if_quick()
+    words, abstains = abstentions(P)
+    for abstain, sizes in ((False, SIZES), (True, ()), (True, SIZES)):
+        truths = [
+            reference.majority(
+                words, rule, SEED, STEP, absent=absent, sizes=sizes, abstains=abstains if abstain else None
+            )
+            for absent in (attendances(P) if sizes else [None])
+        ]
+        for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
+            booked = traffic.vote(name, W, tie=rule, nodes=nodes, parts=len(sizes), abstain=abstain)
+            for rank, outcomes in enumerate(
+                run_threads(P, lambda carrier: vote_of_those_present(carrier, name, rule, abstain, sizes), nodes=nodes)
+            ):
+                for (voted, book), truth in zip(outcomes, truths, strict=True):
+                    assert np.array_equal(voted, truth)
+                    assert book == tuple(booked[rank])
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_turn_that_differs_is_the_same_fault_on_all_and_leaves_none_waiting(name):
+    faults = []
+
+    def vote(carrier):
+        plan = plan_over(carrier, 2, exchange=name, tie="positive", seed=0, sizes=(100, 28))
+        plan.roll.write(turn=7 + (carrier.rank == 2), agreed=0, faults=0, absent=np.zeros(2, bool))
+        try:
+            plan.vote()
+        except ValueError as fault:
+            faults.append(str(fault))
+        plan.roll.write(turn=9, agreed=0, faults=0, absent=np.zeros(2, bool))
+        plan.vote()
+
+    run_threads(4, vote, nodes=[0, 0, 1, 1])
+    assert (
+        faults
+        == ["ranks vote on different buckets or steps: turn 7 on rank 0, 8 on rank 2; all must take the same steps"] * 4
+    )
 
 
 @pytest.mark.parametrize("P", [2, 3, 8])
@@ -169,6 +268,9 @@ def test_the_coins_of_a_tie_are_the_same_whoever_throws_them(P):
         ({"tie": "heads"}, r"tie: unknown rule 'heads'.*\(on rank 2\)"),
         ({"W": 6}, "ranks ask for different votes"),
         ({"seed": 1}, "ranks ask for different votes"),
+        ({"sizes": (1, 319)}, "ranks ask for different votes"),
+        ({"abstain": True}, "ranks ask for different votes"),
+        ({"sizes": (3, 200)}, r"sizes: 203 coordinates do not fill 5 words \(on rank 2\)"),
     ],
 )
 def test_a_fault_of_one_rank_is_the_same_on_all(asked, named):
