@@ -138,6 +138,8 @@ def test_the_dither_is_rounded_twice_not_fused(rule, place):
     signs = torch.empty(64, dtype=torch.int64, device=place)
     coding.sign(tensor(-scaled, place), signs, rule=rule, key=5)
     assert not signs.any()
+    coding.sign(tensor(np.nextafter(-scaled, np.float32(-np.inf)), place), signs, rule=rule, key=5)
+    assert (signs == -1).all()
     exact = np.float64(np.float32(rule.scale)) * reference.dither(rule, 5, 4096).astype(np.float64)
     assert (exact - scaled < 0).sum() > 1000
 
