@@ -30,7 +30,7 @@ from .ties import Tie
 
 FLOATS = torch.float32, torch.bfloat16, torch.float16, torch.float64  # of gradients and voted signs
 _SIGNED = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-CHUNK = 1 << 15  # coordinates that are converted at once on the CPU, so that they are still in the cache when signed
+CHUNK = 1 << 18  # coordinates that are converted at once on the CPU: 1 MiB of float32, which stays in its caches
 
 
 class Kernels(Protocol):
