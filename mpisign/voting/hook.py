@@ -81,9 +81,9 @@ class VoteState:
 
     def __init__(
         self, where: "MPI.Comm | ProcessGroup | Comm | None" = None, *, rule: Rule = SIGNUM,
-        exchange: str = "alltoall", tie: str = "positive", zeros: str = "positive", nonfinite: str = "count", adversary: str | None = None,
-        seed: int = 0, spans: Spans | None = None, schedule: str = "overlap", takes_device_memory: bool = False,
-        guard: bool = True, revocable: bool = False,
+        exchange: str = "alltoall", tie: str = "positive", zeros: str = "positive", nonfinite: str = "count",
+        adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
+        takes_device_memory: bool = False, guard: bool = True, revocable: bool = False,
     ) -> None:  # fmt: skip
         comm = comm_of(where)
 
@@ -241,15 +241,12 @@ class VoteState:
         def vote() -> None:
             future.set_result(self.vote_bucket(bucket))
 
-        guard = self._guard_of(bucket)
         if bucket.index() == 0:
             self._comm.patient = self.schedule == "overlap"
-            if guard is not None:
-                guard.begin(bucket)
+        if self._guarded and isinstance(bucket, GradBucket):
+            self._watch(bucket)
         began = time.perf_counter()
         self._scheduler.submit(bucket, vote, self.schedule)
-        if guard is not None:
-            guard.voted(bucket)
         if bucket.is_last():
             self.end_step(exposed=time.perf_counter() - began)
 
@@ -262,13 +259,13 @@ class VoteState:
         for line in news if self._comm.rank == 0 else ():
             warnings.warn(f"mpisign: step {self.steps - 1}: {line}", stacklevel=2)
 
-    def _guard_of(self, bucket: Bucket) -> Guard | None:
-        """Return the guard, for buckets of DDP's alone; the first one makes it. Collective then."""
-        if not self._guarded or not isinstance(bucket, GradBucket):
-            return None
+    def _watch(self, bucket: GradBucket) -> None:
+        """Show the guard a bucket of DDP's; the first one makes it. Collective then."""
         if self._guard is None:
             self._guard = Guard(self, members_of(self._comm))
-        return self._guard
+        if bucket.index() == 0:
+            self._guard.begin(bucket)
+        self._guard.voted(bucket)
 
     def vote_bucket(self, bucket: Bucket) -> Tensor:
         """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack.
@@ -291,7 +288,6 @@ class VoteState:
         if self.observer is not None:
             self.observer(index, plan.words, absent)
         voted, roll = plan.vote(self.tie_step(index), spans), plan.roll
-        assert roll is not None  # every bucket has parameters
         line = self._ledger.nonfinite(roll.faults, index)
         if line and self.nonfinite == "raise":
             raise ValueError(f"step {self.steps}, {line}")
@@ -308,7 +304,8 @@ class VoteState:
         """Fill a plan's words and roll; return the parameters on which this rank abstains."""
         buffer, index = bucket.buffer(), bucket.index()
         n, absent = buffer.numel(), coding.silent(buffer, sizes)
-        momentum = moved = None
+        momentum: Any = None  # a Tensor, where the rule has one
+        moved: Any = None
         if self.rule.has_momentum:
             momentum, moved = self._momentum.of(bucket), self._momentum.next_of(bucket)
         # A momentum rests where this rank is absent: it is put back.
@@ -318,7 +315,7 @@ class VoteState:
         key = rules.dither_key(self.seed, self._comm.rank, index, self.steps)
         coding.sign(buffer, plan.words, rule=self.rule, momentum=momentum, moved=moved, zeros=zeros, faults=faults,
                     key=key)  # fmt: skip
-        if self.zeros == "random":
+        if self.zeros == "random" and zeros is not None:
             coding.fill_zeros(plan.words, zeros, key)
         for part, rested in resting:
             moved[part] = rested

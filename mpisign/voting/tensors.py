@@ -43,8 +43,8 @@ class Plan(Protocol):
     abstains: Tensor | None
 
     @property
-    def roll(self) -> Roll | None:
-        """What the ranks say of themselves."""
+    def roll(self) -> Any:
+        """What the ranks say of themselves: a Roll, or None without sizes."""
 
     @property
     def nobody(self) -> NDArray[np.bool_]:
@@ -142,7 +142,7 @@ class _Staged:
             self._staged.append((self.abstains, plan.abstains))
 
     @property
-    def roll(self) -> Roll | None:
+    def roll(self) -> Any:
         return self._plan.roll
 
     @property

@@ -79,7 +79,7 @@ def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule, schedule
         pytest.skip("test_threads proves the exchange itself for other numbers of ranks")
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, BETA, exchange=name, tie=rule, schedule=schedule)
+    state = mpisign.VoteState(comm, rule=mpisign.Signum(BETA), exchange=name, tie=rule, schedule=schedule)
     replica.register_comm_hook(state, mpisign.vote_hook)
     optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
     for step in range(4):  # DDP divides the buckets anew after the first
@@ -114,7 +114,7 @@ def test_the_overlapped_vote_is_taken_during_backward(comm):
     """The first bucket is voted on before the last layer that backward comes to has been passed."""
     model, order = small_model(), []
     replica = parallel(model)
-    state = mpisign.VoteState(comm)
+    state = mpisign.VoteState(comm, guard=False)
     vote_bucket, first = state.vote_bucket, threading.Event()
 
     def noted(bucket):
@@ -141,7 +141,7 @@ def test_the_overlapped_vote_is_taken_during_backward(comm):
 def test_a_vote_that_fails_is_raised_by_backward(comm, schedule, bucket):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, schedule=schedule)
+    state = mpisign.VoteState(comm, schedule=schedule, guard=False)
     replica.register_comm_hook(state, mpisign.vote_hook)
     loss_of(replica, comm.rank, 0).backward()
 
@@ -189,7 +189,7 @@ def test_parameters_without_a_gradient_stay_where_they_are(comm):
 def test_without_momentum_the_gradients_signs_are_voted_on(comm):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, momentum=0.0)
+    state = mpisign.VoteState(comm, rule=mpisign.SignSGD())
     replica.register_comm_hook(state, mpisign.vote_hook)
     loss_of(replica, comm.rank, 0).backward()
     torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY).step()
@@ -283,9 +283,9 @@ def test_a_process_group_sums_no_counters(comm):
 
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
-    state, sent, expected = mpisign.VoteState(comm, 0.0, adversary=name, seed=3), [], []
+    state, sent, expected = mpisign.VoteState(comm, rule=mpisign.SignSGD(), adversary=name, seed=3), [], []
     traitor = Traitor(name, 3, rank=comm.rank)
-    state.observer = lambda number, words: sent.append((number, coding.words_of(words).tolist()))
+    state.observer = lambda number, words, absent: sent.append((number, coding.words_of(words).tolist()))
     for step in range(3):
         for bucket in held_buckets(comm, seed=step):
             words = reference.pack(bucket.tensor.numpy())
@@ -296,7 +296,7 @@ def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
     assert sent == expected
 
 
-def test_nan_votes_plus_one(comm):
+def test_what_is_not_finite_counts_as_0(comm):
     state = mpisign.VoteState(comm)
     vector = torch.tensor([float("nan"), -1.0, 1.0])
     state.vote_bucket(HeldBucket(0, vector, [vector], True))
@@ -314,7 +314,9 @@ def test_process_group_is_there(comm):
     [
         ({"exchange": "ring"}, "exchange: "),
         ({"tie": "heads"}, "tie: "),
-        ({"momentum": 1.0}, "momentum: "),
+        ({"rule": mpisign.Signum(1.0)}, "rule: "),
+        ({"zeros": "never"}, "zeros: "),
+        ({"nonfinite": "ignore"}, "nonfinite: "),
         ({"adversary": "liar"}, "adversary: "),
         ({"schedule": "never"}, "schedule: "),
     ],
@@ -325,7 +327,7 @@ def test_faulty_arguments_are_named(comm, arguments, named):
 
 
 def test_gradients_of_another_type_are_refused(comm):
-    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"bucket: .*float64"):
+    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"bucket: .*complex64"):
         state.vote_bucket(HeldBucket(0, vector, [vector], True))
     state.close()
