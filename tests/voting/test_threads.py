@@ -3,6 +3,7 @@
 What is left to mpirun (test_exchange) is that each MPI's collectives do what the carrier's do.
 """
 
+import functools
 import threading
 
 import numpy as np
@@ -137,13 +138,22 @@ def attendances(P):
 
 
 def abstentions(P):
-    """Return words whose last bits beyond the coordinates are 0, as all words are, for who votes and who abstains."""
+    """Return the words of all ranks and where they abstain, uint64 (2, P, W)."""
     rng = np.random.default_rng([P, 1])
     bits = rng.random((2, P, 64 * W)) < 0.5
     bits[:, :, 500:900] = bits[0, 0, 500:900]  # all alike: on some nobody votes
     bits[1, :, 900:] &= rng.random(64 * W - 900) < 0.3
-    bits[:, :, sum(SIZES) :] = False
+    bits[:, :, sum(SIZES) :] = False  # as in all words
     return np.packbits(bits, axis=-1, bitorder="little").view("<u8")
+
+
+@functools.cache
+def true_votes(P, rule, abstain, sizes):
+    words, abstains = abstentions(P)
+    return [
+        reference.majority(words, rule, SEED, STEP, absent=absent, sizes=sizes, abstains=abstains if abstain else None)
+        for absent in (attendances(P) if sizes else [None])
+    ]
 
 
 def vote_of_those_present(carrier, name, rule, abstain, sizes):
@@ -175,25 +185,18 @@ def vote_of_those_present(carrier, name, rule, abstain, sizes):
 @pytest.mark.parametrize("P", RANKS)
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
-def test_those_who_vote_decide(name, rule, P):
+@pytest.mark.parametrize(("abstain", "sizes"), [(False, SIZES), (True, ()), (True, SIZES)])
+def test_those_who_vote_decide(abstain, sizes, name, rule, P):
     if P > 8:
         skip_if_quick()
-    words, abstains = abstentions(P)
-    for abstain, sizes in ((False, SIZES), (True, ()), (True, SIZES)):
-        truths = [
-            reference.majority(
-                words, rule, SEED, STEP, absent=absent, sizes=sizes, abstains=abstains if abstain else None
-            )
-            for absent in (attendances(P) if sizes else [None])
-        ]
-        for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
-            booked = traffic.vote(name, W, tie=rule, nodes=nodes, parts=len(sizes), abstain=abstain)
-            for rank, outcomes in enumerate(
-                run_threads(P, lambda carrier: vote_of_those_present(carrier, name, rule, abstain, sizes), nodes=nodes)
-            ):
-                for (voted, book), truth in zip(outcomes, truths, strict=True):
-                    assert np.array_equal(voted, truth)
-                    assert book == tuple(booked[rank])
+    truths = true_votes(P, rule, abstain, sizes)
+    for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
+        booked = traffic.vote(name, W, tie=rule, nodes=nodes, parts=len(sizes), abstain=abstain)
+        every = run_threads(P, lambda carrier: vote_of_those_present(carrier, name, rule, abstain, sizes), nodes=nodes)
+        for rank, outcomes in enumerate(every):
+            for (voted, book), truth in zip(outcomes, truths, strict=True):
+                assert np.array_equal(voted, truth)
+                assert book == tuple(booked[rank])
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
@@ -211,10 +214,8 @@ def test_a_turn_that_differs_is_the_same_fault_on_all_and_leaves_none_waiting(na
         plan.vote()
 
     run_threads(4, vote, nodes=[0, 0, 1, 1])
-    assert (
-        faults
-        == ["ranks vote on different buckets or steps: turn 7 on rank 0, 8 on rank 2; all must take the same steps"] * 4
-    )
+    told = "ranks vote on different buckets or steps: turn 7 on rank 0, 8 on rank 2; all must take the same steps"
+    assert faults == [told] * 4
 
 
 @pytest.mark.parametrize("P", [2, 3, 8])
