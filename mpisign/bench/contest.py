@@ -23,11 +23,10 @@ from .truth import Evidence, Sent, Truth, floats
 from .turn import Turn
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
     from ..coding.bits import Floats
     from ..coding.ties import Tie
     from ..methods.method import Ready, Terms
+    from ..ranks.launch import Comm
 
 
 class Contest:
@@ -37,7 +36,7 @@ class Contest:
     and in overlapped iterations of each "check_pieces", and of "keep_pieces" during the iteration.
     """
 
-    def __init__(self, comm: MPI.Comm, methods: dict[str, Ready], *, terms: Terms) -> None:
+    def __init__(self, comm: Comm, methods: dict[str, Ready], *, terms: Terms) -> None:
         self.comm, self.methods, self.terms = comm, methods, terms
         self.turn = Turn(terms.spans, Pieces(terms.seed))
         self.costs: dict[str, list[float]] = defaultdict(list)

@@ -17,10 +17,10 @@ from ..ranks import agreement, patience
 from ..voting import truth
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
     from torch import Tensor
 
     from ..methods.method import Method, Terms
+    from ..ranks.launch import Comm
 
 
 class Sent(NamedTuple):
@@ -51,7 +51,7 @@ class Truth:
     All that are checked by one Truth have put in the same gradient and momentum, bucket by bucket.
     """
 
-    def __init__(self, comm: MPI.Comm, terms: Terms) -> None:
+    def __init__(self, comm: Comm, terms: Terms) -> None:
         self.comm, self.terms = comm, terms
         self._honest: list[Words] = []  # what a rank sends that does not lie
         self._sent: list[Words] = []  # what `_votes` are on

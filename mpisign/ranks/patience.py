@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from mpi4py import MPI
     from numpy.typing import NDArray
 
+    from .launch import Comm
 
-def quiet_barrier(comm: MPI.Comm) -> None:
+
+def quiet_barrier(comm: Comm) -> None:
     """Wait for all ranks asleep, looking up every millisecond: a barrier for where no clock runs.
 
     MPI waits by spinning. Where ranks share cores, those that wait would take the time of those that still work.

@@ -18,7 +18,7 @@ from ..coding.ties import Tie
 from ..ranks import patience
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 CHUNK = 2**16  # coordinates at a time: temporary arrays stay in the cache
 # The eight signs that each byte of a vote stands for.
@@ -43,7 +43,7 @@ def plain_words(gradient: Floats, momentum: Floats | None, *, beta: float) -> Wo
     return words.view("<u8").astype(np.uint64, copy=False)
 
 
-def plain_vote(comm: MPI.Comm, words: Words, *, tie: Tie, first: int = 0) -> Words:
+def plain_vote(comm: Comm, words: Words, *, tie: Tie, first: int = 0) -> Words:
     """Return the vote on all ranks' words, (W,) or (2, W), by adding up single bits. Collective.
 
     The words may be a piece of a longer vector, from its word `first` on.
