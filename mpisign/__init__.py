@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from .coding.ties import TIES, Tie
     from .voting.exchange import EXCHANGES, vote
     from .voting.hook import VoteState, vote_hook
+    from .voting.update import optimizer
 
 __version__ = "0.1.0"
-__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "unpack", "vote", "vote_hook"]
+__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "optimizer", "pack", "unpack", "vote", "vote_hook"]
 
 # Loaded when first used: `mpisign bench --help` must not wait for torch.
 _HOMES = {
     "coding.bits": ("pack", "unpack"),
     "voting.exchange": ("EXCHANGES", "vote"),
     "voting.hook": ("VoteState", "vote_hook"),
+    "voting.update": ("optimizer",),
     "coding.counting": ("majority",),
     "coding.ties": ("TIES", "Tie"),
 }
