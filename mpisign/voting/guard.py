@@ -83,7 +83,7 @@ class Guard:
         _forget_steps(self)
 
     def forget(self) -> None:
-        """The last votes have been taken back: nobody needs to use them. Called by the state's `rollback`."""
+        """Expect nobody to use the last votes: the state's `rollback` has taken them back."""
         self._now.forgiven = True
 
     def begin(self, bucket: GradBucket) -> None:
@@ -126,7 +126,7 @@ class Guard:
         if id(parameter) not in self._watched:
             node = get_gradient_edge(parameter).node  # a hook of the tensor would run in torch.autograd.grad, too
             hook = functools.partial(_before_addition, weakref.ref(self), weakref.ref(parameter))
-            self._handles.append(node.register_prehook(hook))  # type: ignore[arg-type]
+            self._handles.append(node.register_prehook(hook))
             self._watched.add(id(parameter))
 
     def before_step(self, optimizer: Optimizer) -> None:
@@ -188,8 +188,8 @@ class Guard:
 
     def _check_ranks(self) -> None:
         state = self._state()
-        for model in [] if self._members is None else _models_of(state):
-            misuse.check_ranks(self._members, dist.get_process_group_ranks(model.process_group))
+        for model in _models_of(state) if self._members is not None else ():
+            misuse.check_ranks(self._members or (), dist.get_process_group_ranks(model.process_group))
         self._ranks_known = True
 
     def _take_back(self) -> None:
@@ -208,7 +208,7 @@ class Guard:
 
 def _models_of(state: object) -> list[DistributedDataParallel]:
     """Return the models that have this state as their hook's: DDP does not tell a hook whose it is."""
-    kinds: set[type] = {DistributedDataParallel}
+    kinds: set[Any] = {DistributedDataParallel}
     while new := {kind for known in kinds for kind in known.__subclasses__()} - kinds:
         kinds |= new
     models = [thing for thing in gc.get_objects() if type(thing) in kinds]
