@@ -20,7 +20,7 @@ from mpisign.voting.bucket import HeldBucket
 from mpisign.voting.carriers import GroupComm
 from mpisign.voting.exchange import EXCHANGES, plan_over
 from mpisign.voting.schedule import SCHEDULES
-from mpisign.voting.tensors import DeviceCarrier, plan_for
+from mpisign.voting.tensors import DeviceCarrier, carrier_for, plan_for
 
 pytestmark = pytest.mark.mpi
 
@@ -58,13 +58,19 @@ def plain_training(P, steps, rule="positive", beta=BETA):
         signs = []
         for rank in range(P):
             gradients = torch.autograd.grad(loss_of(model, rank, step), parameters)
-            for m, g in zip(momenta[rank], gradients, strict=True):
-                m[:] = reference.momentum(m, g.numpy().reshape(-1), beta) if beta else g.numpy().reshape(-1)
-            signs.append([np.where(m < 0, -1, 1) for m in momenta[rank]])
+            ballots = []
+            for m, gradient in zip(momenta[rank], gradients, strict=True):
+                g = gradient.numpy().reshape(-1)
+                if g.any():
+                    m[:] = reference.momentum(m, g, beta) if beta else g
+                # Who has no gradient, as where all units are dead, abstains, and its momentum rests.
+                ballots.append(np.where(m < 0, -1, 1) * g.any())
+            signs.append(ballots)
         with torch.no_grad():
             for i, parameter in enumerate(parameters):
                 tally = sum(signs[rank][i] for rank in range(P))
                 vote = np.sign(tally) if rule == "zero" else np.where(tally < 0, -1, 1)
+                vote = vote * any(signs[rank][i].any() for rank in range(P))
                 voted = torch.from_numpy(vote.astype(np.float32)).view_as(parameter)
                 parameter.grad = voted
         torch.optim.SGD(parameters, LR, weight_decay=DECAY).step()
@@ -223,7 +229,7 @@ def test_momentum_is_saved_and_restored(comm):
     assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
 
 
-def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
+def held_buckets(comm, sizes=(2, 64, 65, 1000), seed=0):
     vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
     for vector in vectors:
         vector[::5] = 0.0
@@ -246,14 +252,18 @@ def check_tensor_votes(comm, name, rule, make):
         plan.close()
 
 
+def planner(comm, name, rule):
+    host = torch.device("cpu")
+    carrier = carrier_for(comm, host, name)
+    return lambda W: plan_for(carrier, W, exchange=name, tie=rule, seed=4, where=host)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", WITHOUT_COUNTERS)
 def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, rule):
-    group = GroupComm(comm, "gloo").Dup()
-    check_tensor_votes(
-        comm, name, rule, lambda W: plan_for(group, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
-    )
+    group = GroupComm(None, "gloo").Dup()
+    check_tensor_votes(comm, name, rule, planner(group, name, rule))
     group.Free()
 
 
@@ -268,15 +278,13 @@ def test_votes_on_tensors_over_mpi_are_exact(comm, name, rule):
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
-    check_tensor_votes(
-        comm, name, rule, lambda W: plan_for(comm, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
-    )
+    check_tensor_votes(comm, name, rule, planner(comm, name, rule))
 
 
 def test_a_process_group_sums_no_counters(comm):
-    group = GroupComm(comm, "gloo")
+    group = GroupComm(None, "gloo")
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
-        plan_for(group, "reduce", W=5, tie="positive", seed=0, where=torch.device("cpu"))
+        planner(group, "reduce", "positive")(5)
     with pytest.raises(ValueError, match="exchange: 'hierarchical' sums counters"):
         mpisign.VoteState(group, exchange="hierarchical")
 
