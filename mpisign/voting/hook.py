@@ -55,8 +55,8 @@ class VoteState:
         exchange: One of EXCHANGES.
         tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
         zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "positive" (the paper's code: +1),
-            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; one more bit a coordinate each
-            way).
+            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; it sends two bits a coordinate
+            instead of one, and where nobody votes it is a tie).
         nonfinite: What becomes of a gradient that is not finite: it counts as 0 in any case, and statistics() tells;
             "raise" ends the training, on all ranks.
         adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
@@ -356,6 +356,8 @@ def _check_type(gradient: Tensor) -> None:
 
 def _pieces(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> list[slice]:
     """Return where the chosen parts lie in a flat bucket."""
+    if not chosen.any():
+        return []
     edges = edges_of(sizes)
     return [slice(int(edges[part]), int(edges[part + 1])) for part in np.flatnonzero(chosen)]
 

@@ -8,6 +8,7 @@ import copy
 import gc
 import warnings
 import weakref
+from typing import ClassVar
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def nothing_left():
 
 
 class State:
-    alive = weakref.WeakSet()
+    alive: ClassVar = weakref.WeakSet()
 
     def __init__(self, members=(0,), *, revocable=False):
         self.revocable, self.rolled_back, self.backwards = revocable, 0, 0
@@ -301,12 +302,16 @@ def test_every_parameter_has_its_turn():
     model, _ = wrapped()
     optimizer = descend(model)
     (hidden,) = [p for p in model.parameters() if p.shape == (101,)]
-    with pytest.raises(ValueError, match="added"):
+
+    def train():
         for _ in range(2 * len(list(model.parameters()))):
             loss_of(model).backward()
             hidden.grad.add_(0.5 * torch.randn(101))
             optimizer.step()
             optimizer.zero_grad()
+
+    with pytest.raises(ValueError, match="added"):
+        train()
 
 
 def test_memory_formats():
@@ -519,11 +524,15 @@ def test_the_cures_of_a_gan(through, late):
 @LATE
 def test_a_gan_that_is_taken_back(late):
     gan = Gan(revocable=True, late=late)
-    with pytest.warns(UserWarning, match="taken back"):
+
+    def train():
         for _ in range(2):
             gan.step_d()
             gan.step_g()
         gan.step_d()
+
+    with pytest.warns(UserWarning, match="taken back"):
+        train()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gan.step_g()
