@@ -46,7 +46,7 @@ class HeldBucket:
 
     @property
     def sizes(self) -> list[int]:
-        """How many coordinates each parameter has."""
+        """How many coordinates each part has."""
         return [part.numel() for part in self.parts]
 
     def gradients(self) -> list[Tensor]:

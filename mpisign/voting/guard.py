@@ -33,11 +33,11 @@ Reference: TypeAlias = Callable[[], Any]  # what weakref.ref gives
 class _Votes:
     """The votes of one backward, and what became of them."""
 
-    def __init__(self, *, expected: bool) -> None:
+    def __init__(self, *, expected: bool = False, of_a_sum: bool = False) -> None:
         self.expected = expected  # that an optimizer uses them: one has used earlier votes on the same parameters
         self.used_by: set[int] = set()  # ids of optimizers
         self.forgiven = False  # they were taken back
-        self.of_a_sum = False  # the gradient that was voted on had been added to earlier votes
+        self.of_a_sum = of_a_sum  # the gradient that was voted on had been added to earlier votes
         self.versions: list[tuple[Reference, int]] = []  # of a parameter of each bucket, when it was voted on
 
     def discarded(self) -> bool:
@@ -65,9 +65,13 @@ class Guard:
         self._state, self._members = weakref.ref(state), members
         self._ranks_known = self._warned = False
         self._turn = 0  # backwards that were voted on
-        self._now = _Votes(expected=False)
+        self._now = _Votes()
         self._votes: dict[int, tuple[Reference, _Votes]] = {}  # by the id of a parameter, its last ones
-        self._holds: dict[int, str] = {}  # by the id of a parameter that is watched: what .grad holds, "" if unknown
+        # Ids of parameters: those before whose accumulation we look, those whose .grad may still hold votes, and those
+        # to whose votes a gradient has been added.
+        self._watched: set[int] = set()
+        self._unzeroed: set[int] = set()
+        self._sums: set[int] = set()
         self._handles: list[RemovableHandle] = []
         self._remove = weakref.finalize(self, _remove, self._handles)
         self._remove.atexit = False
@@ -86,16 +90,20 @@ class Guard:
         """Look at the first bucket of a backward, before its vote.
 
         Raises:
-            ValueError: DDP averages over other ranks, or the votes of the backward before were not used.
+            ValueError: DDP averages over other ranks, a gradient was added to votes, or the votes of the backward
+                before were not used.
 
         """
         if not self._ranks_known:
             self._check_ranks()
+        of_a_sum = not self._sums.isdisjoint(map(id, bucket.parameters()))
+        if of_a_sum and not self._revocable():
+            raise ValueError(misuse.SECOND_BACKWARD)
         before = self._votes_on(bucket.parameters()[0])
         if before is not None and before.discarded():
             self._take_back()
         expected = before is not None and (before.expected or bool(before.used_by))
-        self._now = _Votes(expected=expected)
+        self._now = _Votes(expected=expected, of_a_sum=of_a_sum)
         self._turn += 1
 
     def voted(self, bucket: GradBucket) -> None:
@@ -105,15 +113,21 @@ class Guard:
             reference, _ = self._votes.get(id(parameter), (None, None))
             if reference is None or reference() is not parameter:
                 reference = weakref.ref(parameter)
-                self._unzeroed.pop(id(parameter), None)  # another's, that had this id
+                self._watched.discard(id(parameter))  # another's, that had this id
             self._votes[id(parameter)] = (reference, votes)
         first = parameters[0]
         votes.versions.append((self._votes[id(first)][0], first._version))
-        if id(first) not in self._unzeroed:
-            node = get_gradient_edge(first).node  # a hook of the tensor would run in torch.autograd.grad, too
-            hook = functools.partial(_before_addition, weakref.ref(self), weakref.ref(first))
-            self._handles.append(node.register_prehook(hook))  # type: ignore[arg-type]
-        self._unzeroed[id(first)] = True
+        for parameter in (first, parameters[-1]):  # DDP makes its buckets anew after the first backward
+            self._watch(parameter)
+
+    def _watch(self, parameter: Tensor) -> None:
+        self._unzeroed.add(id(parameter))
+        self._sums.discard(id(parameter))
+        if id(parameter) not in self._watched:
+            node = get_gradient_edge(parameter).node  # a hook of the tensor would run in torch.autograd.grad, too
+            hook = functools.partial(_before_addition, weakref.ref(self), weakref.ref(parameter))
+            self._handles.append(node.register_prehook(hook))
+            self._watched.add(id(parameter))
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to use votes, and at some of them.
@@ -131,6 +145,8 @@ class Guard:
                 fresh += found
         if not fresh:
             return
+        if any(votes.of_a_sum for votes in used):
+            raise ValueError(misuse.SECOND_BACKWARD)
         misuse.check_scaler(optimizer)
         parameter = fresh[self._turn % len(fresh)]
         gradient = parameter.grad
@@ -142,18 +158,16 @@ class Guard:
     def before_addition(self, parameter: Tensor) -> None:
         """Look at what lies in .grad, to which a gradient is about to be added.
 
-        Raises:
-            ValueError: votes do.
-
+        Votes there do no harm if the sum is not voted on, but zeroed: `begin` knows.
         """
-        if not self._unzeroed[id(parameter)]:
+        key, gradient = id(parameter), parameter.grad
+        if key not in self._unzeroed or (gradient is not None and not self._looks_at(gradient)):
             return
-        gradient = parameter.grad
-        if gradient is not None and self._looks_at(gradient):
-            values = misuse.sample(gradient, self._turn)
-            if any(values) and misuse.are_votes(values):
-                raise ValueError(misuse.SECOND_BACKWARD)
-        self._unzeroed[id(parameter)] = False
+        if gradient is not None and any(misuse.sample(gradient, self._turn)):
+            self._sums.add(key)
+        else:
+            self._unzeroed.discard(key)
+            self._sums.discard(key)
 
     def _looks_at(self, gradient: Tensor) -> bool:
         """Return whether to look at a gradient in this turn: on a device, where the host must wait, seldom."""
@@ -174,23 +188,27 @@ class Guard:
 
     def _check_ranks(self) -> None:
         state = self._state()
-        for model in [] if self._members is None else _models_of(state):
-            misuse.check_ranks(self._members, dist.get_process_group_ranks(model.process_group))
+        for model in _models_of(state) if self._members is not None else ():
+            misuse.check_ranks(self._members or (), dist.get_process_group_ranks(model.process_group))
         self._ranks_known = True
 
     def _take_back(self) -> None:
-        state: Any = self._state()
-        if not state.revocable:
+        if not self._revocable():
             raise ValueError(misuse.DISCARDED)
         if not self._warned:
             warnings.warn("a backward whose votes no optimizer step used was taken back (revocable=True)", stacklevel=2)
             self._warned = True
+        state: Any = self._state()
         state.rollback()
+
+    def _revocable(self) -> bool:
+        state: Any = self._state()
+        return bool(state.revocable)
 
 
 def _models_of(state: object) -> list[DistributedDataParallel]:
     """Return the models that have this state as their hook's: DDP does not tell a hook whose it is."""
-    kinds: set[type] = {DistributedDataParallel}
+    kinds: set[Any] = {DistributedDataParallel}
     while new := {kind for known in kinds for kind in known.__subclasses__()} - kinds:
         kinds |= new
     models = [thing for thing in gc.get_objects() if type(thing) in kinds]

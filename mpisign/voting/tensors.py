@@ -142,7 +142,7 @@ class _Staged:
             self._staged.append((self.abstains, plan.abstains))
 
     @property
-    def roll(self) -> Roll | None:
+    def roll(self) -> Any:
         return self._plan.roll
 
     @property
