@@ -266,6 +266,21 @@ def adversarial(way: Way, replica: nn.Module, model: nn.Module, discard) -> floa
     return unseen_loss(model)
 
 
+@LOOPS.refused("a backward whose votes are thrown away, as the discriminator's in a GAN's other half",
+               "`requires_grad_(False)`, `no_sync()` or `rollback()`: see below", says="no_sync|rollback")  # fmt: skip
+def discarded(way: Way) -> float:
+    model = network()
+    replica = way.parallel(model)
+    return adversarial(way, replica, model, lambda backward: backward())
+
+
+@LOOPS.works("a backward whose gradient is discarded, `revocable=True`", "it is taken back by itself", warns="taken back")
+def discarded_taken_back(way: Way) -> float:
+    model = network()
+    replica = way.parallel(model, vote={"revocable": True})
+    return adversarial(way, replica, model, lambda backward: backward())
+
+
 @LOOPS.works("a backward whose gradient is discarded, under `no_sync()` (the discriminator in a GAN's other half)",
              "the cheapest way: nothing is exchanged")  # fmt: skip
 def discarded_unsynchronized(way: Way) -> float:
@@ -334,10 +349,10 @@ def lbfgs(way: Way) -> float:
     return unseen_loss(model)
 
 
-@LOOPS.works("`mpisign.optimizer(parameters, lr, weight_decay)`")
+@LOOPS.works("`mpisign.optimizer(parameters, lr, weight_decay=...)`")
 def right_settings(way: Way) -> float:
     replica = way.parallel(network())
-    made = mpisign.optimizer(replica.parameters(), RATE, 1e-4) if way.voting else way.optimizer(replica.parameters())
+    made = mpisign.optimizer(replica.parameters(), RATE, weight_decay=1e-4) if way.voting else way.optimizer(replica.parameters())
     return learn(way, replica, made)
 
 
@@ -438,7 +453,7 @@ def registered_late(way: Way) -> float:
     return learn(way, replica)
 
 
-@LOOPS.works("gradients scaled by hand behind backward", "as with a smaller rate")
+@LOOPS.refused("gradients scaled by hand behind backward", "a smaller rate does the same", says="scale")
 def scaled_by_hand(way: Way) -> float:
     model = network()
     replica = way.parallel(model)
