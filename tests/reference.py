@@ -28,6 +28,39 @@ def momentum(m, g, beta):
     return m + np.float32(1 - beta) * (g - m)
 
 
+def sign(g, rule, m=None, key=0):
+    """Return the words, the moved momentum, the words of zeros and the number of faults; see `bits.sign`."""
+    with np.errstate(all="ignore"):
+        g = np.asarray(g).astype(np.float32)
+        m = np.zeros_like(g) if m is None else m
+        d = g - m
+        faulty = ~np.isfinite(d)
+        d = np.where(faulty, 0 - m, d)
+        u = m + np.float32(1 - rule.vote) * d
+        moved = m + np.float32(1 - rule.keep) * d
+        x = u + np.float32(rule.scale) * dither(rule, key, len(g)) if rule.dither else u
+        return pack(x), moved, pack(np.where(u == 0, -1, 1)), int(faulty.sum())
+
+
+def dither(rule, key, n):
+    """Of 64 random bits a coordinate, the upper 24 make a number in (-1, 1), or the eight bytes one of variance 1."""
+    thrown = [mix((key + (i + 1) * 0x9E3779B97F4A7C15) & MASK) for i in range(n)]
+    if rule.dither == "uniform":
+        return np.array([(x >> 40) / 2**23 - (1 - 2**-24) for x in thrown], np.float32)
+    unit = np.float32(1 / np.sqrt(8 * (256**2 - 1) / 12))
+    return np.array([sum(x.to_bytes(8, "little")) - 1020 for x in thrown], np.float32) * unit
+
+
+def dither_key(seed, rank, bucket, step):
+    return mix((mix((mix((mix(seed & MASK) + rank) & MASK) + bucket) & MASK) + step) & MASK)
+
+
+def fill_zeros(words, zeros, key):
+    return words | zeros & np.array(
+        [mix((mix(key) + (w + 1) * 0x9E3779B97F4A7C15) & MASK) for w in range(len(words))], np.uint64
+    )
+
+
 def mix(x):
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK

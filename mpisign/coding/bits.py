@@ -129,11 +129,13 @@ def sign_part(
     law = keep, vote, rule.dither == "normal", np.float32(rule.scale) if rule.dither else None, np.uint64(key)
     faults = packing.sign_words(gradient, momentum, moved, words[:whole], zeros, first, *law)
     if n % BITS:
-        g, m = _filled_up(gradient[BITS * whole :]), None if momentum is None else _filled_up(momentum[BITS * whole :])
-        rest = None if zeros is None else zeros[whole:]
-        faults += packing.sign_words(g, m, m, words[whole:], rest, first + BITS * whole, *law)
-        if moved is not None:
-            moved[BITS * whole :] = m[: n % BITS]
+        at = BITS * whole
+        g, m = _filled_up(gradient[at:]), None if momentum is None else _filled_up(momentum[at:])
+        faults += packing.sign_words(
+            g, m, m, words[whole:], None if zeros is None else zeros[whole:], first + at, *law
+        )  # fmt: skip
+        if m is not None and moved is not None:
+            moved[at:] = m[: n % BITS]
         for told in (words,) if zeros is None else (words, zeros):
             clear_padding(told, n)
     return int(faults)

@@ -53,6 +53,17 @@ class Kernels(Protocol):
     def fill_zeros(self, words: Tensor, zeros: Tensor, key: int, /) -> None: ...
 
 
+def _as_float32(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (place of its first coordinate, float32 tensor) for the parts of a vector: one if it is float32."""
+    if x.dtype == torch.float32:
+        yield 0, x
+        return
+    scratch = torch.empty(min(CHUNK, x.numel()), dtype=torch.float32)
+    for at in range(0, x.numel(), CHUNK):
+        part = x[at : at + CHUNK]
+        yield at, scratch[: len(part)].copy_(part)
+
+
 class _NumbaKernels:
     """The kernels of `bits` and `counting`, on NumPy views of the tensors."""
 
@@ -63,18 +74,15 @@ class _NumbaKernels:
         self, gradient: Tensor, words: Tensor, rule: Rule, momentum: Tensor | None, moved: Tensor | None,
         zeros: Tensor | None, faults: Tensor | None, key: int,
     ) -> None:  # fmt: skip
-        n, found = gradient.numel(), 0
-        size = n if gradient.dtype == torch.float32 else min(CHUNK, n)
-        scratch = None if gradient.dtype == torch.float32 else torch.empty(size, dtype=torch.float32)
-        state = [None if x is None else x.numpy() for x in (momentum, moved)]
-        signs, zero = words_of(words), None if zeros is None else words_of(zeros)
-        for at in range(0, n, size or 1):
-            part = gradient[at : at + size]
-            part = part if scratch is None else scratch[: len(part)].copy_(part)
-            here, there = slice(at, at + size), slice(at // BITS, words_for(at + size))
+        signs, found = words_of(words), 0
+        m, v = (None if x is None else x.numpy() for x in (momentum, moved))
+        z = None if zeros is None else words_of(zeros)
+        for at, part in _as_float32(gradient):
+            stop = at + len(part)
+            here, there = slice(at, stop), slice(at // BITS, words_for(stop))
             found += bits.sign_part(
-                part.numpy(), signs[there], rule, *(None if x is None else x[here] for x in state),
-                None if zero is None else zero[there], key, at,
+                part.numpy(), signs[there], rule, None if m is None else m[here], None if v is None else v[here],
+                None if z is None else z[there], key, first=at,
             )  # fmt: skip
         if faults is not None:
             faults += found
@@ -86,9 +94,9 @@ class _NumbaKernels:
         scratch = torch.empty(min(CHUNK, x.numel()), dtype=torch.float32)
         for at in range(0, x.numel(), CHUNK):
             part = x[at : at + CHUNK]
-            n, there = len(part), slice(at // BITS, words_for(at + len(part)))
-            bits.unpack(np.ascontiguousarray(words_of(planes)[:, there]), n, scratch[:n])
-            part.copy_(scratch[:n])
+            some = words_of(planes)[:, at // BITS : words_for(at + len(part))]
+            bits.unpack(np.ascontiguousarray(some), len(part), scratch[: len(part)])
+            part.copy_(scratch[: len(part)])
 
     def majority(self, words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
         counting.vote_into(words_of(words), tie, words_of(voted), words_of(ties), first_word)

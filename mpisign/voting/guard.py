@@ -83,7 +83,7 @@ class Guard:
         _forget_steps(self)
 
     def forget(self) -> None:
-        """The last votes have been taken back: nobody needs to use them. Called by the state's `rollback`."""
+        """Expect nobody to use the last votes: the state's `rollback` has taken them back."""
         self._now.forgiven = True
 
     def begin(self, bucket: GradBucket) -> None:

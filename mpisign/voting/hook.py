@@ -108,7 +108,8 @@ class VoteState:
         self.observer: Callable[[int, Tensor, NDArray[np.bool_]], None] | None = None
         # Kept from step to step.
         self.steps = 0
-        self._open = True
+        self.rank, self.ranks = comm.rank, comm.size
+        self._open, self._is_copy = True, False
         self._plans: dict[int, tuple[tuple[Any, ...], Plan]] = {}  # by bucket: what it was made for, and the plan
         self._carriers: dict[torch.device, Any] = {}
         self._scheduler = Scheduler()
@@ -141,7 +142,7 @@ class VoteState:
             self.close()
 
     def __repr__(self) -> str:
-        where = f"rank {self._comm.rank} of {self._comm.size}" if self._open else "closed"
+        where = f"rank {self.rank} of {self.ranks}" if self._open else "closed"
         return f"VoteState({where}, rule={self.rule}, exchange={self.exchange!r}, tie={self.tie!r}, steps={self.steps})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,10 +150,10 @@ class VoteState:
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self.__dict__.update(kept, _open=False, _guard=None, _free=lambda: None)
+        self.__dict__.update(kept, _open=False, _is_copy=True, _guard=None, _free=lambda: None)
 
-    def _check_open(self) -> None:
-        if not self._open:
+    def _check(self, useless: bool) -> None:
+        if useless:
             raise ValueError(
                 "VoteState: it is closed, or a copy (deepcopy, pickle), which has neither ranks nor momentum: make a "
                 "new VoteState, and give it what state_dict() returned"
@@ -185,8 +186,8 @@ class VoteState:
 
         Each rank has its own: save one file a rank. A "delayed" traitor begins anew where it is loaded.
         """
-        self._check_open()
-        mine = {"steps": self.steps, "rank": self._comm.rank, "ranks": self._comm.size}
+        self._check(self._is_copy)
+        mine = {"steps": self.steps, "rank": self.rank, "ranks": self.ranks}
         return mine | {"momentum": self._momentum.state_dict(parameters)}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Iterable[Tensor]) -> None:
@@ -196,11 +197,11 @@ class VoteState:
             ValueError: it is another rank's, or the parameters have other shapes or another number.
 
         """
-        self._check_open()
-        if state["rank"] != self._comm.rank:
+        self._check(self._is_copy)
+        if state["rank"] != self.rank:
             raise ValueError(
                 f"load_state_dict: this is the momentum of rank {state['rank']} of {state['ranks']}, and this is rank "
-                f"{self._comm.rank}: each rank has its own, so save one file a rank and load it on the same rank"
+                f"{self.rank}: each rank has its own, so save one file a rank and load it on the same rank"
             )
         self._momentum.load_state_dict(state["momentum"], parameters)
         self.steps = state["steps"]
@@ -236,7 +237,7 @@ class VoteState:
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
-        self._check_open()
+        self._check(not self._open)
 
         def vote() -> None:
             future.set_result(self.vote_bucket(bucket))
@@ -256,7 +257,7 @@ class VoteState:
         self._momentum.turn()
         self.steps += 1
         news, self._ledger.news = self._ledger.news, []
-        for line in news if self._comm.rank == 0 else ():
+        for line in news if self.rank == 0 else ():
             warnings.warn(f"mpisign: step {self.steps - 1}: {line}", stacklevel=2)
 
     def _watch(self, bucket: GradBucket) -> None:
@@ -278,7 +279,7 @@ class VoteState:
                 not finite and `nonfinite` is "raise", or ranks that vote on different buckets.
 
         """
-        self._check_open()
+        self._check(not self._open)
         buffer, index, spans = bucket.buffer(), bucket.index(), self._ledger.spans
         _check_type(buffer)
         sizes = tuple(parameter.numel() for parameter in bucket.parameters())
@@ -312,7 +313,7 @@ class VoteState:
         resting = [] if momentum is None else [(part, momentum[part].clone()) for part in _pieces(absent, sizes)]
         zeros = torch.empty_like(plan.words) if self.zeros == "random" else plan.abstains
         faults = torch.zeros(1, dtype=torch.int64, device=buffer.device)
-        key = rules.dither_key(self.seed, self._comm.rank, index, self.steps)
+        key = rules.dither_key(self.seed, self.rank, index, self.steps)
         coding.sign(buffer, plan.words, rule=self.rule, momentum=momentum, moved=moved, zeros=zeros, faults=faults,
                     key=key)  # fmt: skip
         if self.zeros == "random" and zeros is not None:

@@ -116,6 +116,7 @@ def check_votes(values: Sequence[float]) -> None:
 
 
 def are_votes(values: Sequence[float]) -> bool:
+    """Return whether all values are -1, 0 or 1."""
     return set(map(abs, values)) <= {0.0, 1.0}
 
 

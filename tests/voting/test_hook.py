@@ -20,7 +20,7 @@ from mpisign.voting.bucket import HeldBucket
 from mpisign.voting.carriers import GroupComm
 from mpisign.voting.exchange import EXCHANGES, plan_over
 from mpisign.voting.schedule import SCHEDULES
-from mpisign.voting.tensors import DeviceCarrier, plan_for
+from mpisign.voting.tensors import DeviceCarrier, carrier_for, plan_for
 
 pytestmark = pytest.mark.mpi
 
@@ -223,7 +223,7 @@ def test_momentum_is_saved_and_restored(comm):
     assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
 
 
-def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
+def held_buckets(comm, sizes=(2, 64, 65, 1000), seed=0):
     vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
     for vector in vectors:
         vector[::5] = 0.0
@@ -246,14 +246,18 @@ def check_tensor_votes(comm, name, rule, make):
         plan.close()
 
 
+def planner(comm, name, rule):
+    host = torch.device("cpu")
+    carrier = carrier_for(comm, host, name)
+    return lambda W: plan_for(carrier, W, exchange=name, tie=rule, seed=4, where=host)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", WITHOUT_COUNTERS)
 def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, rule):
-    group = GroupComm(comm, "gloo").Dup()
-    check_tensor_votes(
-        comm, name, rule, lambda W: plan_for(group, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
-    )
+    group = GroupComm(None, "gloo").Dup()
+    check_tensor_votes(comm, name, rule, planner(group, name, rule))
     group.Free()
 
 
@@ -268,15 +272,13 @@ def test_votes_on_tensors_over_mpi_are_exact(comm, name, rule):
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
-    check_tensor_votes(
-        comm, name, rule, lambda W: plan_for(comm, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
-    )
+    check_tensor_votes(comm, name, rule, planner(comm, name, rule))
 
 
 def test_a_process_group_sums_no_counters(comm):
-    group = GroupComm(comm, "gloo")
+    group = GroupComm(None, "gloo")
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
-        plan_for(group, "reduce", W=5, tie="positive", seed=0, where=torch.device("cpu"))
+        planner(group, "reduce", "positive")(5)
     with pytest.raises(ValueError, match="exchange: 'hierarchical' sums counters"):
         mpisign.VoteState(group, exchange="hierarchical")
 

@@ -5,9 +5,11 @@ What is left to mpirun (test_exchange) is that each MPI's collectives do what th
 
 import threading
 
+import ballots as voters
 import numpy as np
 import pytest
 import reference
+from ballots import SEED, SIZES, STEP, W
 from launch import skip_if_quick
 
 from mpisign.coding.sizes import BLOCK
@@ -17,7 +19,6 @@ from mpisign.voting.exchange import EXCHANGES, plan_over
 from mpisign.voting.threads import run_threads
 
 RANKS = [1, 2, 3, 4, 5, 7, 8, 16, 33, 64]
-SEED, STEP = 3, 5
 
 
 def widths(P):
@@ -119,55 +120,13 @@ def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule
                 assert book == booked[rank].tolist()
 
 
-SIZES = (1, 0, 62, 1, 64, 130, 0, 5, BLOCK * 64, 3, 700, 64, 0)  # most do not end where a word does
-W = -(-sum(SIZES) // 64)
-
-
-def attendances(P):
-    """Return who is absent on which part, bool (P, parts), for several cases."""
-    rng = np.random.default_rng(P)
-    alone = np.ones((P, len(SIZES)), bool)
-    alone[P // 2] = False
-    joined = np.zeros_like(alone)
-    joined[P - 1] = True
-    few = rng.random(alone.shape) < 0.2
-    many = rng.random(alone.shape) < 0.7
-    many[:, ::5] = True  # nobody
-    return [np.zeros_like(alone), np.ones_like(alone), alone, joined, few, many]
-
-
-def abstentions(P):
-    """Return words whose last bits beyond the coordinates are 0, as all words are, for who votes and who abstains."""
-    rng = np.random.default_rng([P, 1])
-    bits = rng.random((2, P, 64 * W)) < 0.5
-    bits[:, :, 500:900] = bits[0, 0, 500:900]  # all alike: on some nobody votes
-    bits[1, :, 900:] &= rng.random(64 * W - 900) < 0.3
-    bits[:, :, sum(SIZES) :] = False
-    return np.packbits(bits, axis=-1, bitorder="little").view("<u8")
-
-
-def vote_of_those_present(carrier, name, rule, abstain, sizes):
-    """Vote in each of the attendances; return the results, on what nobody has voted, words, abstains and the bytes."""
-    counting, (words, abstains), outcomes = CountingCarrier(carrier), abstentions(carrier.size), []
+def votes_of_those_present(carrier, name, rule, abstain, sizes):
+    """Return the votes and the bytes of each."""
+    counting, outcomes = CountingCarrier(carrier), []
     plan = plan_over(counting, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
-    for turn, absent in enumerate(attendances(carrier.size) if sizes else [None]):
-        plan.words[:] = words[carrier.rank]
-        if abstain:
-            plan.abstains[:] = abstains[carrier.rank]
-        if sizes:
-            plan.roll.write(turn=turn, agreed=turn + carrier.rank, faults=-carrier.rank, absent=absent[carrier.rank])
-        counting.book[:] = 0, 0
-        voted = plan.vote(STEP).copy()
-        assert np.array_equal(plan.words, words[carrier.rank])
-        assert not abstain or np.array_equal(plan.abstains, abstains[carrier.rank])
-        assert np.array_equal(plan.nobody, absent.all(axis=0) if sizes else [])
-        if sizes:
-            everyone = np.arange(carrier.size)
-            assert np.array_equal(plan.roll.absent, absent)
-            assert np.array_equal(plan.roll.turns, np.full(carrier.size, turn))
-            assert np.array_equal(plan.roll.agreed, turn + everyone)
-            assert np.array_equal(plan.roll.faults, -everyone)
+    for voted in voters.take_votes(plan, carrier.size, carrier.rank):
         outcomes.append((voted, tuple(counting.book)))
+        counting.book[:] = 0, 0
     plan.close()
     return outcomes
 
@@ -175,25 +134,34 @@ def vote_of_those_present(carrier, name, rule, abstain, sizes):
 @pytest.mark.parametrize("P", RANKS)
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
-def test_those_who_vote_decide(name, rule, P):
+@pytest.mark.parametrize(("abstain", "sizes"), [(False, SIZES), (True, ()), (True, SIZES)])
+def test_those_who_vote_decide(abstain, sizes, name, rule, P):
     if P > 8:
         skip_if_quick()
-    words, abstains = abstentions(P)
-    for abstain, sizes in ((False, SIZES), (True, ()), (True, SIZES)):
-        truths = [
-            reference.majority(
-                words, rule, SEED, STEP, absent=absent, sizes=sizes, abstains=abstains if abstain else None
-            )
-            for absent in (attendances(P) if sizes else [None])
-        ]
-        for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
-            booked = traffic.vote(name, W, tie=rule, nodes=nodes, parts=len(sizes), abstain=abstain)
-            for rank, outcomes in enumerate(
-                run_threads(P, lambda carrier: vote_of_those_present(carrier, name, rule, abstain, sizes), nodes=nodes)
-            ):
-                for (voted, book), truth in zip(outcomes, truths, strict=True):
-                    assert np.array_equal(voted, truth)
-                    assert book == tuple(booked[rank])
+    truths = voters.true_votes(P, rule, abstain=abstain, sizes=sizes)
+    for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
+        booked = traffic.vote(name, W, tie=rule, nodes=nodes, parts=len(sizes), abstain=abstain)
+        every = run_threads(P, lambda carrier: votes_of_those_present(carrier, name, rule, abstain, sizes), nodes=nodes)
+        for rank, outcomes in enumerate(every):
+            for (voted, book), truth in zip(outcomes, truths, strict=True):
+                assert np.array_equal(voted, truth)
+                assert book == tuple(booked[rank])
+
+
+def test_who_is_absent_everywhere_leaves_the_vote_of_the_others():
+    """By another way than the reference: the same vote of fewer ranks."""
+    words, _ = voters.ballots(5)
+    others = [0, 1, 3, 4]
+
+    def vote(carrier, every, absent=()):
+        plan = plan_over(carrier, W, exchange="alltoall", tie="random", seed=SEED, sizes=SIZES)
+        plan.words[:] = every[carrier.rank]
+        plan.roll.write(turn=0, agreed=0, faults=0, absent=np.full(len(SIZES), carrier.rank in absent))
+        return plan.vote(STEP).copy()
+
+    fewer = run_threads(4, lambda carrier: vote(carrier, words[others]))[0]
+    for voted in run_threads(5, lambda carrier: vote(carrier, words, {2})):
+        assert np.array_equal(voted, fewer)
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
@@ -211,10 +179,8 @@ def test_a_turn_that_differs_is_the_same_fault_on_all_and_leaves_none_waiting(na
         plan.vote()
 
     run_threads(4, vote, nodes=[0, 0, 1, 1])
-    assert (
-        faults
-        == ["ranks vote on different buckets or steps: turn 7 on rank 0, 8 on rank 2; all must take the same steps"] * 4
-    )
+    told = "ranks vote on different buckets or steps: turn 7 on rank 0, 8 on rank 2; all must take the same steps"
+    assert faults == [told] * 4
 
 
 @pytest.mark.parametrize("P", [2, 3, 8])

@@ -89,7 +89,7 @@ def unpack_words(words: Any, ties: Any, x: Any) -> None:
 
 @kernel
 def silent_parts(x: Any, sizes: Any, silent: Any) -> None:
-    """Set `silent` where a part of `x` is all 0 or -0.0; `x` has the bits of floats as signed integers of their size."""
+    """Set `silent` where a part of `x`, the bits of floats as signed integers of their size, is all 0 or -0.0."""
     magnitude, start = np.iinfo(x.dtype).max, 0
     for part in range(len(sizes)):
         at, stop, folded = start, start + sizes[part], 0
