@@ -58,13 +58,19 @@ def plain_training(P, steps, rule="positive", beta=BETA):
         signs = []
         for rank in range(P):
             gradients = torch.autograd.grad(loss_of(model, rank, step), parameters)
-            for m, g in zip(momenta[rank], gradients, strict=True):
-                m[:] = reference.momentum(m, g.numpy().reshape(-1), beta) if beta else g.numpy().reshape(-1)
-            signs.append([np.where(m < 0, -1, 1) for m in momenta[rank]])
+            ballots = []
+            for m, gradient in zip(momenta[rank], gradients, strict=True):
+                g = gradient.numpy().reshape(-1)
+                if g.any():
+                    m[:] = reference.momentum(m, g, beta) if beta else g
+                # Who has no gradient, as where all units are dead, abstains, and its momentum rests.
+                ballots.append(np.where(m < 0, -1, 1) * g.any())
+            signs.append(ballots)
         with torch.no_grad():
             for i, parameter in enumerate(parameters):
                 tally = sum(signs[rank][i] for rank in range(P))
                 vote = np.sign(tally) if rule == "zero" else np.where(tally < 0, -1, 1)
+                vote = vote * any(signs[rank][i].any() for rank in range(P))
                 voted = torch.from_numpy(vote.astype(np.float32)).view_as(parameter)
                 parameter.grad = voted
         torch.optim.SGD(parameters, LR, weight_decay=DECAY).step()
