@@ -37,12 +37,13 @@ class _Votes:
         self.expected = expected  # that an optimizer uses them: one has used earlier votes on the same parameters
         self.used_by: set[int] = set()  # ids of optimizers
         self.forgiven = False  # they were taken back
+        self.took_in = False  # this rank had a gradient of any parameter: a joined one has none, and takes no step
         self.of_a_sum = of_a_sum  # the gradient that was voted on had been added to earlier votes
         self.versions: list[tuple[Reference, int]] = []  # of a parameter of each bucket, when it was voted on
 
     def discarded(self) -> bool:
         """Return whether an optimizer should have used them, and nothing did."""
-        if self.used_by or self.forgiven or not self.expected:
+        if self.used_by or self.forgiven or not (self.expected and self.took_in):
             return False
         # A compiled step, or one by hand, is not seen, but the parameters have changed.
         return all(there is None or there._version == version for there, version in self._watched())
@@ -63,7 +64,7 @@ class Guard:
 
     def __init__(self, state: Any, members: Sequence[int] | None) -> None:
         self._state, self._members = weakref.ref(state), members
-        self._ranks_known = self._warned = False
+        self._models_known = self._warned = False
         self._turn = 0  # backwards that were voted on
         self._now = _Votes()
         self._votes: dict[int, tuple[Reference, _Votes]] = {}  # by the id of a parameter, its last ones
@@ -86,6 +87,10 @@ class Guard:
         """Expect nobody to use the last votes: the state's `rollback` has taken them back."""
         self._now.forgiven = True
 
+    def take_in(self) -> None:
+        """Note that this rank takes part in a vote: its momentum takes in a gradient of this backward."""
+        self._now.took_in = True
+
     def begin(self, bucket: GradBucket) -> None:
         """Look at the first bucket of a backward, before its vote.
 
@@ -94,8 +99,8 @@ class Guard:
                 before were not used.
 
         """
-        if not self._ranks_known:
-            self._check_ranks()
+        if not self._models_known:
+            self._check_models()
         of_a_sum = not self._sums.isdisjoint(map(id, bucket.parameters()))
         if of_a_sum and not self._revocable():
             raise ValueError(misuse.SECOND_BACKWARD)
@@ -186,11 +191,13 @@ class Guard:
         reference, votes = self._votes.get(id(parameter), (None, None))
         return votes if reference is not None and reference() is parameter else None
 
-    def _check_ranks(self) -> None:
+    def _check_models(self) -> None:
         state = self._state()
-        for model in _models_of(state) if self._members is not None else ():
-            misuse.check_ranks(self._members or (), dist.get_process_group_ranks(model.process_group))
-        self._ranks_known = True
+        for model in _models_of(state):
+            misuse.check_features(model)
+            if self._members is not None:
+                misuse.check_ranks(self._members, dist.get_process_group_ranks(model.process_group))
+        self._models_known = True
 
     def _take_back(self) -> None:
         if not self._revocable():

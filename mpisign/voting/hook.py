@@ -281,11 +281,13 @@ class VoteState:
         """
         self._check(not self._open)
         buffer, index, spans = bucket.buffer(), bucket.index(), self._ledger.spans
-        _check_type(buffer)
+        _check_type(buffer, bucket.parameters())
         sizes = tuple(parameter.numel() for parameter in bucket.parameters())
         n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer, sizes)
         with timed(spans, "pack", where):
             absent = self._pack(bucket, plan, sizes)
+        if self._guard is not None and not absent.all():
+            self._guard.take_in()
         if self.observer is not None:
             self.observer(index, plan.words, absent)
         voted, roll = plan.vote(self.tie_step(index), spans), plan.roll
@@ -348,7 +350,11 @@ def _choose(name: str, choice: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: unknown name {choice!r}, choose from {', '.join(choices)}")
 
 
-def _check_type(gradient: Tensor) -> None:
+def _check_type(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
+    if gradient.layout != torch.strided:
+        raise ValueError("bucket: sparse gradients are not voted on: make the embedding with sparse=False")
+    if any(parameter.is_complex() for parameter in parameters):
+        raise ValueError("bucket: a complex gradient has no sign: make the parameter real, of torch.view_as_real(...)")
     if gradient.dtype not in coding.FLOATS:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in coding.FLOATS)
         raise ValueError(f"bucket: gradients must be one of {names}, got {gradient.dtype}: it has no sign to vote on")

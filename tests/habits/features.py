@@ -87,7 +87,7 @@ def join(way: Way) -> float:
     replica = way.parallel(model)
     optimizer = way.optimizer(model.parameters())
     with replica.join():
-        for step in steps(optimizer, count=STEPS - 15 * way.rank):
+        for step in steps(optimizer, count=STEPS - 8 * way.rank):
             inputs, targets = batch(way.rank, step)
             optimizer.zero_grad()
             mse_loss(replica(inputs), targets).backward()
@@ -173,7 +173,7 @@ def zero_redundancy_join(way: Way) -> float:
     made = {"optimizer_class": torch.optim.SGD if way.voting else torch.optim.AdamW, "lr": RATE}
     optimizer = ZeroRedundancyOptimizer(replica.parameters(), **made)
     with Join([replica, optimizer]):
-        for step in steps(optimizer, count=STEPS - 15 * way.rank):
+        for step in steps(optimizer, count=STEPS - 8 * way.rank):
             inputs, targets = batch(way.rank, step)
             optimizer.zero_grad()
             mse_loss(replica(inputs), targets).backward()
@@ -273,7 +273,7 @@ def several_models(way: Way) -> float:
     return unseen_loss(nn.Sequential(first, second))
 
 
-@FEATURES.refused("one state for two DDP models", "make a state for each", says="state")
+@FEATURES.works("one state for two DDP models", "a state each tells more of each")
 def one_state_for_two(way: Way) -> float:
     models = [network(), network()]
     first, second = way.parallel(models[0]), nn.parallel.DistributedDataParallel(models[1])

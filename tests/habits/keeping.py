@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from way import STEPS, Table, Way, batch, learn, network, steps, unseen_loss
+from way import RATE, STEPS, Table, Way, batch, learn, network, steps, unseen_loss
 from features import convolutions, pictures
 
 KEEPING = Table()
@@ -34,7 +34,7 @@ def resumed(way: Way) -> float:
         for step in range(begin, begin + STEPS // 2):
             inputs, targets = batch(way.rank, step)
             for group in optimizer.param_groups:
-                group["lr"] = 0.03 * (1 - step / STEPS)
+                group["lr"] = RATE * (1 - step / STEPS)
             optimizer.zero_grad()
             mse_loss(replica(inputs), targets).backward()
             optimizer.step()
@@ -55,7 +55,9 @@ def resumed(way: Way) -> float:
     if way.voting:
         way.state.load_state_dict(kept[2], other.parameters())
     halves(again, optimizer, STEPS // 2)
-    assert all(map(torch.equal, model.parameters(), other.parameters())), "the stop was not without trace"
+    # DDP's means are not the same bits in buckets that are divided in another way. Votes are.
+    same = all(map(torch.equal, model.parameters(), other.parameters()))
+    assert same or not way.voting, "the stop was not without trace"
     return unseen_loss(other)
 
 
@@ -92,7 +94,7 @@ def other_memory_format(way: Way) -> float:
     def part(model, replica, optimizer, begin):
         for step in range(begin, begin + STEPS // 2):
             for group in optimizer.param_groups:
-                group["lr"] = 0.03 * (1 - step / STEPS)
+                group["lr"] = RATE * (1 - step / STEPS)
             inputs, targets = pictures(way.rank, step, 16)
             optimizer.zero_grad()
             mse_loss(replica(inputs), targets).backward()
@@ -172,35 +174,6 @@ def closed(way: Way) -> float:
     way.close()
     way.close()  # twice is harmless
     return learn(way, replica)
-
-
-@KEEPING.works("many states, one after the other, and many buckets", "communicators are made once a state")
-def many_buckets(way: Way) -> float:
-    if way.voting and hasattr(way.where, "Dup"):
-        state = mpisign.VoteState(way.where, exchange="hierarchical")
-        for index in range(1100):
-            state.vote_bucket(Piece(index))
-        state.close()
-    return learn(way, way.parallel(network()))
-
-
-class Piece:
-    """A bucket of one parameter."""
-
-    def __init__(self, index: int) -> None:
-        self._index, self._buffer = index, torch.ones(3)
-
-    def index(self) -> int:
-        return self._index
-
-    def buffer(self) -> torch.Tensor:
-        return self._buffer
-
-    def is_last(self) -> bool:
-        return self._index == 1099
-
-    def parameters(self) -> list[torch.Tensor]:
-        return [self._buffer]
 
 
 @KEEPING.works("`fp16_compress_wrapper(vote_hook)`: hooks around the hook")

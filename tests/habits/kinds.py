@@ -88,6 +88,7 @@ def learn_any(way: Way, model: nn.Module, rate: float = RATE, **ddp) -> float:
 
 
 TOKENS, USED = 40, 20
+DRIFT = 2 * RATE * STEPS / 2  # of a row that gets +1 in each step
 
 
 def tokens(rank: int, step: int, count: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,34 +111,36 @@ def learn_tokens(way: Way, embedding: nn.Embedding, **vote: str) -> tuple[float,
         optimizer.step()
     drawn, meant = tokens(99, 99, 256)
     with torch.no_grad():
-        return float(mse_loss(model(drawn), meant)), (embedding.weight.detach() - before)[USED:].abs().max()
+        return float(mse_loss(model(drawn), meant)), (embedding.weight.detach() - before)[USED:]
 
 
-@KINDS.works('an embedding with rows that are never used, `zeros="abstain"`', "they stay where they are")
+@KINDS.works(
+    'an embedding with rows that are never used, `zeros="abstain"` and `tie="zero"`', "they stay where they are"
+)
 def unused_rows(way: Way) -> float:
-    loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="abstain")
-    assert not way.voting or moved == 0, f"unused rows have moved by {moved}"
+    loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="abstain", tie="zero")
+    assert not way.voting or not moved.any(), "unused rows have moved"
     return loss
 
 
 @KINDS.works('an embedding with rows that are never used, `zeros="random"`', "they wander about where they are")
 def unused_rows_random(way: Way) -> float:
     loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="random")
-    assert not way.voting or 0 < moved < 2 * RATE * STEPS / 4, f"unused rows have moved by {moved}"
+    assert not way.voting or 0 < moved.mean().abs() < 0.1 * DRIFT, f"unused rows have moved by {moved.mean()}"
     return loss
 
 
 @KINDS.works('an embedding with rows that are never used, `zeros="positive"`', "they drift by the rate in each step")
 def unused_rows_positive(way: Way) -> float:
     loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="positive")
-    assert not way.voting or moved > 2 * RATE * STEPS / 3, f"unused rows have moved by {moved}"
+    assert not way.voting or (moved < -0.9 * DRIFT).all(), f"unused rows have moved by {moved.mean()}"
     return loss
 
 
-@KINDS.works('`padding_idx`, `zeros="abstain"`', "the row of the padding stays 0")
+@KINDS.works('`padding_idx`, `zeros="abstain"` and `tie="zero"`', "the row of the padding stays 0")
 def padding(way: Way) -> float:
     embedding = nn.Embedding(TOKENS, 8, padding_idx=0)
-    loss, _ = learn_tokens(way, embedding, zeros="abstain")
+    loss, _ = learn_tokens(way, embedding, zeros="abstain", tie="zero")
     assert not way.voting or not embedding.weight[0].any(), "the padding's row has moved"
     return loss
 
@@ -253,7 +256,7 @@ def lstm(way: Way) -> float:
         def forward(self, inputs):
             return self.out(self.lstm(inputs.view(len(inputs), 4, 2))[0][:, -1])
 
-    return learn_any(way, Reader())
+    return learn_any(way, Reader(), 0.08)
 
 
 @KINDS.works("outputs in a dictionary or a dataclass")
@@ -291,5 +294,3 @@ def attention(way: Way) -> float:
             return self.outer((hidden + self.attention(hidden, hidden, hidden)[0]).flatten(1))
 
     return learn_any(way, Block(), 0.01)
-
-

@@ -150,7 +150,9 @@ def two_backwards(way: Way) -> float:
     return unseen_loss(model)
 
 
-@LOOPS.refused("`zero_grad()` forgotten", "a vote would be added to a vote: call it in each step", says="zero_grad|no_sync")
+@LOOPS.refused(
+    "`zero_grad()` forgotten", "a vote would be added to a vote: call it in each step", says="zero_grad|no_sync"
+)
 def no_zero_grad(way: Way) -> float:
     model = network()
     replica = way.parallel(model)
@@ -274,7 +276,9 @@ def discarded(way: Way) -> float:
     return adversarial(way, replica, model, lambda backward: backward())
 
 
-@LOOPS.works("a backward whose gradient is discarded, `revocable=True`", "it is taken back by itself", warns="taken back")
+@LOOPS.works(
+    "a backward whose gradient is discarded, `revocable=True`", "it is taken back by itself", warns="taken back"
+)
 def discarded_taken_back(way: Way) -> float:
     model = network()
     replica = way.parallel(model, vote={"revocable": True})
@@ -352,11 +356,17 @@ def lbfgs(way: Way) -> float:
 @LOOPS.works("`mpisign.optimizer(parameters, lr, weight_decay=...)`")
 def right_settings(way: Way) -> float:
     replica = way.parallel(network())
-    made = mpisign.optimizer(replica.parameters(), RATE, weight_decay=1e-4) if way.voting else way.optimizer(replica.parameters())
+    made = (
+        mpisign.optimizer(replica.parameters(), RATE, weight_decay=1e-4)
+        if way.voting
+        else way.optimizer(replica.parameters())
+    )
     return learn(way, replica, made)
 
 
-@LOOPS.refused("PyTorch's minGPT-ddp: scaler, clipping and AdamW in one step", "as above", says="scaler|unscale|clip|SGD")
+@LOOPS.refused(
+    "PyTorch's minGPT-ddp: scaler, clipping and AdamW in one step", "as above", says="scaler|unscale|clip|SGD"
+)
 def mingpt(way: Way) -> float:
     model = network()
     replica, scaler = way.parallel(model), torch.amp.GradScaler("cpu")
@@ -374,7 +384,10 @@ def mingpt(way: Way) -> float:
 def parameter_groups(way: Way) -> float:
     model = network()
     replica = way.parallel(model)
-    groups = [{"params": model[0].parameters(), "weight_decay": 1e-4}, {"params": model[2].parameters(), "lr": RATE / 2}]
+    groups = [
+        {"params": model[0].parameters(), "weight_decay": 1e-4},
+        {"params": model[2].parameters(), "lr": RATE / 2},
+    ]
     made = torch.optim.SGD(groups, RATE, foreach=True) if way.voting else way.optimizer(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, STEPS)
     for step in range(STEPS):
@@ -417,25 +430,10 @@ def reduced_loss(way: Way) -> float:
     return unseen_loss(model)
 
 
-@LOOPS.refused("one rank leaves a step out (`if loss.isnan(): continue`)", "all ranks must take the same steps; a NaN "
-               "batch needs no such line", says="step|bucket")  # fmt: skip
-def left_out(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        if way.voting and way.rank == 1 and step == STEPS // 2:
-            continue
-        optimizer.zero_grad()
-        half(way, replica, step).backward()
-        optimizer.step()
-    return unseen_loss(model)
-
-
 @LOOPS.works("anomaly detection")
 def anomaly_detection(way: Way) -> float:
     with torch.autograd.set_detect_anomaly(True):
-        return learn(way, way.parallel(network()))
+        return learn(way, way.parallel(network()), count=20)
 
 
 @LOOPS.works("dense for the first steps, then the vote: the hook is registered late")

@@ -5,6 +5,7 @@ those of the table that are tried under mpirun.
 """
 
 import faulthandler
+import gc
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ def attempt(habit: Habit, way: Way) -> dict[str, Any]:
     """Return how a habit went on this rank."""
     torch.manual_seed(100 + way.rank)
     result: dict[str, Any] = {"loss": None, "raised": "", "digest": ""}
-    began = time.monotonic()
+    began = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -33,15 +34,16 @@ def attempt(habit: Habit, way: Way) -> dict[str, Any]:
             result["raised"] = f"{type(error).__name__}: {error}"
     torch.set_default_dtype(torch.float32)
     result["warned"] = [str(warning.message) for warning in caught]
-    return result | {"seconds": time.monotonic() - began}
+    return result | {"seconds": time.process_time() - began}
 
 
 def try_all(where: Any, path: str, names: list[str]) -> None:
     """Try habits, and write what came of each on all ranks, as it comes."""
     known = {habit.name: habit for habit in HABITS + STARTS}
-    for name in names or [habit.name for habit in HABITS]:
+    names = names or [habit.name for habit in HABITS]
+    for name in names:
         tries = {}
-        for voting in (False, True):
+        for voting in (False, True) if known[name].verdict == "works" else (True,):
             faulthandler.dump_traceback_later(PATIENCE, exit=True)
             way, ranks = Way(where, voting), [None] * dist.get_world_size()
             dist.all_gather_object(ranks, attempt(known[name], way))
@@ -51,6 +53,8 @@ def try_all(where: Any, path: str, names: list[str]) -> None:
         if dist.get_rank() == 0:
             with open(path, "a") as file:
                 file.write(json.dumps({"name": name} | tries) + "\n")
+        if name == names[0]:
+            gc.freeze()  # DDP has imported much by now, through which the guard would look for models
     faulthandler.cancel_dump_traceback_later()
 
 

@@ -22,7 +22,7 @@ def tried(tmp_path_factory):
 def outcome(tried, name):
     found, ended = tried
     assert name in found, f"the ranks ended before, {ended.returncode}: {ended.stderr[-4000:]}"
-    return found[name]["plain"], found[name]["voted"]
+    return found[name].get("plain"), found[name]["voted"]
 
 
 @pytest.mark.parametrize("habit", [habit for habit in HABITS if habit.verdict == "works"], ids=lambda habit: habit.name)
@@ -37,17 +37,18 @@ def test_it_learns_as_its_plain_twin(tried, habit):
     assert habit.says.search(warned) if habit.says else not warned
 
 
-@pytest.mark.parametrize("habit", [habit for habit in HABITS if habit.verdict == "refused"], ids=lambda habit: habit.name)
+@pytest.mark.parametrize(
+    "habit", [habit for habit in HABITS if habit.verdict == "refused"], ids=lambda habit: habit.name
+)
 def test_it_is_refused_on_all_ranks(tried, habit):
-    plain, voted = outcome(tried, habit.name)
-    assert [rank["raised"] for rank in plain] == [""] * RANKS
-    for rank in voted:
+    for rank in outcome(tried, habit.name)[1]:
         assert habit.says.search(rank["raised"]), rank["raised"] or "nothing was raised"
         assert "\n" not in rank["raised"].strip()
 
 
 @pytest.mark.parametrize("habit", [habit for habit in HABITS if habit.verdict == "does not apply"],
                          ids=lambda habit: habit.name)  # fmt: skip
-def test_it_is_refused_without_the_vote_too(tried, habit):
-    for rank in outcome(tried, habit.name)[0]:
+def test_torch_itself_refuses_it(tried, habit):
+    for rank in outcome(tried, habit.name)[1]:
         assert habit.says.search(rank["raised"]), rank["raised"] or "nothing was raised"
+        assert "mpisign" not in rank["raised"]

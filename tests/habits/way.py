@@ -18,7 +18,7 @@ import mpisign
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-STEPS, RATE, INPUTS = 60, 0.03, 8
+STEPS, RATE, INPUTS = 40, 0.04, 8
 
 
 class Habit(NamedTuple):

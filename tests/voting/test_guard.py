@@ -57,6 +57,8 @@ def signs(state, bucket):
         state.guard.begin(bucket)
         state.backwards += 1
     buffer = bucket.buffer()
+    if buffer.any():
+        state.guard.take_in()
     buffer.copy_(torch.where(buffer < 0, -1.0, 1.0))
     state.guard.voted(bucket)
     future = torch.futures.Future()
