@@ -353,6 +353,28 @@ def lbfgs(way: Way) -> float:
     return unseen_loss(model)
 
 
+@LOOPS.works("`optimizer.step(closure)`, and accumulation under `no_sync()`, as Lightning does")
+def closures(way: Way) -> float:
+    model = network()
+    replica = way.parallel(model)
+    optimizer = way.optimizer(model.parameters())
+    for step in steps(optimizer):
+        optimizer.zero_grad()
+        with replica.no_sync():
+            half(way, replica, 2 * step).backward()
+
+        def closure(step: int = step) -> torch.Tensor:
+            loss = half(way, replica, 2 * step + 1)
+            loss.backward()
+            return loss
+
+        if step % 2:
+            optimizer.step(closure=closure)
+        else:
+            optimizer.step(closure)
+    return unseen_loss(model)
+
+
 @LOOPS.works("`mpisign.optimizer(parameters, lr, weight_decay=...)`")
 def right_settings(way: Way) -> float:
     replica = way.parallel(network())
