@@ -1,4 +1,4 @@
-"""How ranks are started: tried under torchrun, by test_starts."""
+"""How ranks are started: tried by test_starts."""
 
 from features import plain
 from way import Table, Way, learn, network
@@ -8,6 +8,11 @@ STARTING = Table()
 
 @STARTING.works("`torchrun`, or `srun` with the variables of `env://`", "no MPI is needed: `mpisign.VoteState()`")
 def torchrun(way: Way) -> float:
+    return plain(way)
+
+
+@STARTING.works("`torch.multiprocessing.spawn`", "`mpisign.VoteState()`, as above")
+def spawned(way: Way) -> float:
     return plain(way)
 
 
