@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 Reference: TypeAlias = Callable[[], Any]  # what weakref.ref gives
+Arguments: TypeAlias = tuple[Any, ...]
 
 
 class _Part:
@@ -287,7 +288,23 @@ def _forget_steps(guard: Guard) -> None:
         _remove(_hook)
 
 
-def _before_step(optimizer: Optimizer, _arguments: object, _keywords: object) -> None:
+def _before_step(optimizer: Optimizer, arguments: Arguments, keywords: dict[str, Any]) -> tuple[Arguments, Any] | None:
+    """Look at a step. Where a closure computes the gradients, as Lightning's, it is done behind the closure."""
+    closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")
+    if closure is None:
+        _look(optimizer)
+        return None
+
+    def looked_at() -> Any:
+        loss = closure()
+        _look(optimizer)
+        return loss
+
+    others = {name: value for name, value in keywords.items() if name != "closure"}
+    return (optimizer, looked_at, *arguments[2:]), others
+
+
+def _look(optimizer: Optimizer) -> None:
     for guard in list(_guards):
         guard.before_step(optimizer)
 

@@ -657,9 +657,32 @@ def test_a_closure():
     for _ in range(4):
         optimizer.step(closure)
     assert state.backwards == 4
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as in a closure: seen in the next step
+
+    def clipped():
+        loss = closure()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        return loss
+
     with pytest.raises(ValueError, match="multiplied"):
+        optimizer.step(closure=clipped)
+
+
+def test_a_closure_behind_accumulation():
+    """What lies in .grad before the closure is no vote, and is none of the guard's business."""
+    model, state = wrapped()
+    optimizer = descend(model)
+
+    def closure():
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    for _ in range(4):
+        optimizer.zero_grad()
+        with model.no_sync():
+            loss_of(model).backward()
         optimizer.step(closure)
+    assert state.backwards == 4
 
 
 def test_autocast_without_a_scaler():
