@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 from ballots import SEED, SIZES, take_votes, true_votes
+from mpi4py import MPI
 
 import mpisign
 from mpisign.coding import counting
@@ -152,9 +153,11 @@ class CountingComm:
         self.comm.Bcast(data, root)
 
     def Allreduce(self, sent, received, op):
-        planes, elements, datatype = received
-        assert planes.nbytes == elements * datatype.Get_size()
-        each = 2 * (self.size - 1) * planes.nbytes // self.size  # as Rabenseifner's or the ring algorithm
+        merged = received
+        if op != MPI.BAND:
+            merged, elements, datatype = received
+            assert merged.nbytes == elements * datatype.Get_size()
+        each = 2 * (self.size - 1) * merged.nbytes // self.size  # as Rabenseifner's or the ring algorithm
         self.count(each, each)
         self.comm.Allreduce(sent, received, op)
 

@@ -67,6 +67,10 @@ class CountingCarrier:
         self.count(*((0, words.nbytes) if self.rank else ((self.size - 1) * words.nbytes, 0)))
         self.carrier.broadcast(words)
 
+    def intersect(self, words):
+        self.count(*[2 * (self.size - 1) * words.nbytes // self.size] * 2)
+        self.carrier.intersect(words)
+
     def by_node(self):
         return [CountingCarrier(part, self.book) for part in self.carrier.by_node()]
 
