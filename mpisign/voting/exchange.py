@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for, words_for
@@ -85,16 +85,17 @@ class Exchange(ABC):
         it, parts on which nobody votes are as tied, and `nobody` tells them.
 
         Collective. `step` seeds the coins of the tie rule "random". `spans` receives the times of the parts. The
-        result is a buffer of this plan, valid until the next vote. Bits of `words` count for nothing where this rank
-        is absent.
+        result is a buffer of this plan, valid until the next vote. As the padding, bits of `words` are 0 where this
+        rank is absent.
 
         Raises:
             ValueError: on all ranks, when the vote is over: it was not the same turn for all, see `Roll.write`.
 
         """
-        with self._own_ballots():
-            self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
-            voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
+        if self._second is not None:
+            self._write_second()
+        self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
+        voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
         if self.roll:
             self.roll.check()
         return voted
@@ -125,24 +126,13 @@ class Exchange(ABC):
         """Split a result into the row of votes and that of what is 0, which may be empty."""
         return (voted[0], voted[1]) if self._two_rows else (voted, voted[:0])
 
-    @contextlib.contextmanager
-    def _own_ballots(self) -> Iterator[None]:
-        """Take the bits of absent parts out of `words` until the block's end, and write the second ballot."""
+    def _write_second(self) -> None:
+        """Write the second ballot: the first one, but for the other side where this rank abstains or is absent."""
+        self._second[:] = self.words
+        self._second |= self.abstains
         absent = self.roll.absent_here if self.roll else None
-        mask = self._mask(absent) if absent is not None and absent.any() else None
-        kept = None if mask is None else self.words & mask
-        if mask is not None:
-            self.words &= ~mask
-        if self._second is not None:
-            self._second[:] = self.words
-            self._second |= self.abstains
-            if mask is not None:
-                self._second |= mask
-        try:
-            yield
-        finally:
-            if mask is not None:
-                self.words |= kept
+        if absent is not None and absent.any():
+            self._second |= self._mask(absent)
 
     def _hear(self) -> None:
         """Wait for the roll."""
