@@ -77,7 +77,10 @@ class Counters(Protocol):
 
 
 class CountingCarrier(Carrier, Protocol):
-    """A carrier of host words that sums counters too, and knows which ranks share a node."""
+    """A carrier of host words that merges words and counters too, and knows which ranks share a node."""
+
+    def intersect(self, words: Words) -> None:
+        """Set `words`, (W,), to the bits that are 1 on all ranks, in place."""
 
     def counters(self, K: int) -> Counters:
         """Return what sums counters of K planes over the ranks, made once a carrier and freed by `close`."""
@@ -155,6 +158,12 @@ class HostCarrier(HostWords):
     def broadcast(self, words: Words) -> None:
         """MPI_Bcast from rank 0."""
         self._comm.Bcast(words, root=0)
+
+    def intersect(self, words: Words) -> None:
+        """MPI_Allreduce by MPI_BAND."""
+        from mpi4py import MPI
+
+        self._comm.Allreduce(MPI.IN_PLACE, words, MPI.BAND)
 
     def counters(self, K: int) -> Counters:
         """Return what sums counters by MPI_Allreduce."""

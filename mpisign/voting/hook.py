@@ -55,8 +55,8 @@ class VoteState:
         exchange: One of EXCHANGES.
         tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
         zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "positive" (the paper's code: +1),
-            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; it sends two bits a coordinate
-            instead of one, and where nobody votes it is a tie).
+            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; two bits a coordinate go out and
+            come back instead of one).
         nonfinite: What becomes of a gradient that is not finite: it counts as 0 in any case, and statistics() tells;
             "raise" ends the training, on all ranks.
         adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
@@ -70,7 +70,7 @@ class VoteState:
             step back.
 
     A rank whose gradient of a parameter is exactly 0 everywhere, as DDP hands out where there is none, abstains on that
-    parameter, and its momentum of it rests. Where nobody votes the result is 0.
+    parameter, and its momentum of it rests. Where nobody votes the result is 0, under every tie rule.
 
     Raises:
         ValueError: on all ranks, if on any: an unknown rule, exchange, tie rule, adversary, schedule or the like, an
@@ -299,7 +299,7 @@ class VoteState:
         self._ledger.count(plan.words, voted, n=n, absent=absent, tie=self.tie)
         with timed(spans, "unpack", where):
             coding.unpack(voted, n, buffer)
-            for part in _pieces(plan.nobody, sizes):
+            for part in _pieces(plan.nobody, sizes) if voted.ndim == 1 else ():  # a second row has them already
                 buffer[part] = 0
         return buffer
 

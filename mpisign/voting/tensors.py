@@ -37,6 +37,7 @@ class Plan(Protocol):
     """How the words of one bucket are voted on: see `Exchange`.
 
     `words` and, where it was asked for, `abstains`, int64 (W,), are the caller's to fill. The roll lies on the host.
+    `abstain` gives the result a second row.
     """
 
     words: Tensor

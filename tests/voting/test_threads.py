@@ -3,6 +3,7 @@
 What is left to mpirun (test_exchange) is that each MPI's collectives do what the carrier's do.
 """
 
+import itertools
 import threading
 
 import ballots as voters
@@ -12,6 +13,7 @@ import reference
 from ballots import SEED, SIZES, STEP, W
 from launch import skip_if_quick
 
+from mpisign.coding import bits
 from mpisign.coding.sizes import BLOCK
 from mpisign.coding.ties import TIES
 from mpisign.network import traffic
@@ -66,6 +68,10 @@ class CountingCarrier:
     def broadcast(self, words):
         self.count(*((0, words.nbytes) if self.rank else ((self.size - 1) * words.nbytes, 0)))
         self.carrier.broadcast(words)
+
+    def intersect(self, words):
+        self.count(*[2 * (self.size - 1) * words.nbytes // self.size] * 2)
+        self.carrier.intersect(words)
 
     def by_node(self):
         return [CountingCarrier(part, self.book) for part in self.carrier.by_node()]
@@ -148,6 +154,32 @@ def test_those_who_vote_decide(abstain, sizes, name, rule, P):
                 assert book == tuple(booked[rank])
 
 
+@pytest.mark.parametrize("P", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_what_nobody_votes_on_is_0_under_every_rule(name, P):
+    """By another way than the reference: adding up -1, 0 and 1, in vectors of a part or two."""
+    rng = np.random.default_rng(P)
+    for n, rule in itertools.product((1, 63, 64, 65, 64 * P + 1), TIES):
+        sizes = (n // 2, n - n // 2)
+        cast = rng.choice([-1, 0, 1], (P, n), p=[0.2, 0.6, 0.2])
+        absent = rng.random((P, 2)) < 0.3
+        votes = cast * ~np.repeat(absent, sizes, axis=1)
+
+        def vote(carrier, rule=rule, sizes=sizes, cast=cast, absent=absent, votes=votes):
+            words, gone = reference.pack(votes[carrier.rank]), absent[carrier.rank]
+            plan = plan_over(carrier, len(words), exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=True)
+            plan.words[:], plan.abstains[:] = words, reference.pack(-(cast[carrier.rank] == 0).astype(int))
+            plan.roll.write(turn=0, agreed=0, faults=0, absent=gone)
+            return bits.unpack(plan.vote(STEP), sum(sizes))
+
+        tally, tied = votes.sum(axis=0), {"positive": np.ones(n), "zero": np.zeros(n)}.get(rule)
+        if tied is None:
+            tied = 1 - 2 * reference.bits_of(reference.coins(SEED, STEP, len(reference.pack(cast[0]))))[:n]
+        truth = np.where(tally == 0, tied, np.sign(tally)) * votes.any(axis=0)
+        for voted in run_threads(P, vote, nodes=[rank // 2 for rank in range(P)]):
+            assert np.array_equal(voted, truth)
+
+
 def test_who_is_absent_everywhere_leaves_the_vote_of_the_others():
     """By another way than the reference: the same vote of fewer ranks."""
     words, _ = voters.ballots(5)
@@ -155,7 +187,7 @@ def test_who_is_absent_everywhere_leaves_the_vote_of_the_others():
 
     def vote(carrier, every, absent=()):
         plan = plan_over(carrier, W, exchange="alltoall", tie="random", seed=SEED, sizes=SIZES)
-        plan.words[:] = every[carrier.rank]
+        plan.words[:] = 0 if carrier.rank in absent else every[carrier.rank]
         plan.roll.write(turn=0, agreed=0, faults=0, absent=np.full(len(SIZES), carrier.rank in absent))
         return plan.vote(STEP).copy()
 
