@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
-from .bucket import owners_of
+from .bucket import local_of, owners_of
 
 if TYPE_CHECKING:
     from .bucket import Bucket
@@ -126,7 +126,7 @@ class Momentum:
         kept, owners = list(state), list(parameters)
         if len(kept) != len(owners):
             raise ValueError(f"momentum: was saved for {len(kept)} parameters, here are {len(owners)}")
-        locals_ = [_local(owner) for owner in owners]
+        locals_ = [local_of(owner) for owner in owners]
         for k, (part, local) in enumerate(zip(kept, locals_, strict=True)):
             if part is not None:
                 _check_shape(str(k), now=local.shape, before=part.shape)
@@ -190,13 +190,6 @@ def _strides(parameter: Tensor) -> tuple[int, ...]:
     """Return the strides of a parameter's piece of a bucket: DDP keeps those of one that is dense, and no others."""
     kept = torch.empty_like(parameter, device="meta").stride()  # keeps them where dense, too
     return kept if kept == parameter.stride() else torch.empty(parameter.shape, device="meta").stride()
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """Return the shard of a DTensor, and any other tensor as it is."""
-    with torch.no_grad():
-        local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return local
 
 
 def _on_host(view: Tensor) -> Tensor:
