@@ -244,6 +244,7 @@ class VoteState:
 
         if bucket.index() == 0:
             self._comm.patient = self.schedule == "overlap"
+        _check_type(bucket.buffer(), bucket.parameters())
         if self._guarded and (isinstance(bucket, GradBucket) or getattr(bucket, "owners", None)):
             self._watch(bucket)  # one of DDP's, or of FSDP's
         began = time.perf_counter()
@@ -281,7 +282,6 @@ class VoteState:
         """
         self._check(not self._open)
         buffer, index, spans = bucket.buffer(), bucket.index(), self._ledger.spans
-        _check_type(buffer, bucket.parameters())
         sizes = tuple(parameter.numel() for parameter in bucket.parameters())
         n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer, sizes)
         with timed(spans, "pack", where):
