@@ -112,8 +112,19 @@ class Momentum:
         """Return a copy on the host of each parameter's momentum, float32, contiguous; None before its first step.
 
         Each has its parameter's shape, a parameter that `fully_shard` has sharded (a DTensor) that of its local shard.
+
+        Raises:
+            ValueError: a model of FSDP shows whole parameters in place of its shards, whose momentum would be left out.
+
         """
-        places = [self._places.get(parameter) for parameter in parameters]
+        given = list(parameters)
+        places = [self._places.get(parameter) for parameter in given]
+        unknown = any(p.requires_grad and place is None for p, place in zip(given, places, strict=True))
+        if unknown and any(hasattr(p, "to_local") and all(p is not one for one in given) for p in self._places):
+            raise ValueError(
+                "momentum: an evaluation has left parameters of the model unsharded, and the momentum is of their "
+                "shards: call model.reshard() before"
+            )
         return [None if place is None else _on_host(place[0].view(place[1])) for place in places]
 
     def load_state_dict(self, state: Iterable[Tensor | None], parameters: Iterable[Tensor]) -> None:
