@@ -66,6 +66,7 @@ def vote_across(model: nn.Module, state: VoteState) -> None:
             are added to votes, or parameters are others than when this was called.
 
     """
+    state._check(not state._open)
     buckets: list[list[nn.Parameter]] = []
     comm = state._comm
     agree(comm, None, lambda: buckets.extend(_buckets_of(model)))
@@ -75,8 +76,11 @@ def vote_across(model: nn.Module, state: VoteState) -> None:
     for module in _sharded(model):
         module.set_all_reduce_hook(votes.reduced)
         _with_votes.add(module)
+    arrived = weakref.WeakMethod(votes.arrived)  # from a parameter's hook the garbage collector would not find back
     for parameter in votes.numbers:
-        parameter.register_post_accumulate_grad_hook(votes.arrived)  # type: ignore[no-untyped-call]
+        parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+            lambda one: hook(one) if (hook := arrived()) else None
+        )
 
 
 def _sharded(model: nn.Module) -> list[Any]:
@@ -96,6 +100,8 @@ def _buckets_of(model: nn.Module) -> list[list[nn.Parameter]]:
     if any(module in _with_votes for module in modules):
         raise ValueError("vote_across: the model is voted on already: call it once")
     trained = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise ValueError("vote_across: no parameter of the model requires a gradient")
     meshes = set()
     for parameter, name in trained.items():
         if not isinstance(parameter, DTensor):
@@ -184,7 +190,8 @@ class _Votes:
         if number < self._next or (before is not None and before() is gradient and gradient._version == version):
             raise ValueError(
                 "backward: a gradient was added to votes that an earlier one had left in .grad: call zero_grad() "
-                "before, or, to accumulate, model.set_requires_gradient_sync(False) before all backwards but the last"
+                "before, or, to accumulate, model.set_requires_gradient_sync(False) before all backwards but the last; "
+                "activation checkpointing needs use_reentrant=False"
             )
         self._unseen -= _padded(cast(DTensor, parameter))
         self._awaited[number].discard(parameter)
