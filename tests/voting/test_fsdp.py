@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from launch import run, torchrun
+from launch import ROOT, run, torchrun
 
 SCRIPT = Path(__file__).parent / "sharded.py"
 RANKS = 4
@@ -42,3 +42,8 @@ def test_a_sharded_model(raised, name):
 def test_the_votes_are_over_mpi(tmp_path):
     file = tmp_path / "raised.jsonl"
     assert read(file, run(2, str(SCRIPT), str(file), "over_mpi")) == {"over_mpi": [None] * 2}
+
+
+def test_the_page_has_a_row_for_each():
+    listed = (ROOT / "docs" / "ddp.md").read_text()
+    assert [name for name in (*NAMES, "over_mpi") if f"`{name}`" not in listed] == ["learns", "taken_back"]
