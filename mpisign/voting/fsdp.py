@@ -69,6 +69,8 @@ def vote_across(model: nn.Module, state: VoteState) -> None:
     state._check(not state._open)
     buckets: list[list[nn.Parameter]] = []
     comm = state._comm
+    for module in _sharded(model):
+        module.reshard()  # an evaluation may have left it unsharded
     agree(comm, None, lambda: buckets.extend(_buckets_of(model)))
     mesh = cast(DTensor, buckets[0][0]).device_mesh
     _check_ranks(comm, mesh.get_group(), [[tuple(local_of(p).shape) for p in bucket] for bucket in buckets])
@@ -136,6 +138,7 @@ def _check_ranks(comm: Any, node: dist.ProcessGroup, shapes: object) -> None:
     voters = members_of(comm) or []
     nodes: list[list[int]] = comm.allgather(shards)
     across: list[list[int]] = inside.allgather(voters)
+    others = comm.allgather(shapes)
     fault = None
     if len(voters) > 1 and set(voters) <= set(shards):
         fault = f"vote_across: ranks {voters} hold different shards of one model: nothing is replicated among them"
@@ -143,6 +146,8 @@ def _check_ranks(comm: Any, node: dist.ProcessGroup, shapes: object) -> None:
         fault = f"vote_across: the votes are among ranks {voters}, which do not hold the same shard, one a node"
     elif len(voters) == 1 and dist.get_world_size() > len(shards):
         fault = f"vote_across: rank {voters[0]} votes alone, though the model is sharded over {len(shards)} ranks only"
+    elif any(other != shapes for other in others):
+        fault = f"vote_across: ranks {voters} do not have the same shards: is it one model, sharded alike?"
     # Through the rows and then the columns a fault comes to all.
     fault = first_fault(inside, fault and f"{fault}: {_MESH}")
 
@@ -150,7 +155,7 @@ def _check_ranks(comm: Any, node: dist.ProcessGroup, shapes: object) -> None:
         if fault is not None:
             raise ValueError(fault)
 
-    agree(comm, shapes, check)
+    agree(comm, None, check)
 
 
 class _Votes:

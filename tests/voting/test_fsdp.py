@@ -31,7 +31,7 @@ def read(file, ended):
 @pytest.fixture(scope="module")
 def raised(tmp_path_factory):
     file = tmp_path_factory.mktemp("torchrun") / "raised.jsonl"
-    return read(file, torchrun(RANKS, str(SCRIPT), str(file), *NAMES))
+    return read(file, torchrun(RANKS, str(SCRIPT), str(file), *NAMES, timeout=280))
 
 
 @pytest.mark.parametrize("name", NAMES)
