@@ -58,3 +58,10 @@ class HeldBucket:
 def owners_of(bucket: Bucket) -> Sequence[Tensor]:
     """Return what the momentum of each part of a bucket belongs to: a GradBucket's parameters themselves."""
     return getattr(bucket, "owners", None) or bucket.parameters()
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """Return the shard of a DTensor, not a copy, and any other tensor as it is."""
+    with torch.no_grad():
+        local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local

@@ -113,7 +113,7 @@ class VoteState:
         self._plans: dict[int, tuple[tuple[Any, ...], Plan]] = {}  # by bucket: what it was made for, and the plan
         self._carriers: dict[torch.device, Any] = {}
         self._scheduler = Scheduler()
-        self._guard: Guard | None = None  # from the first bucket of DDP's on
+        self._guard: Guard | None = None  # from the first bucket of a model on
         self._guarded = guard
         # Shared with others, if they want to.
         self._momentum = Momentum(revocable=revocable)
@@ -245,8 +245,8 @@ class VoteState:
         if bucket.index() == 0:
             self._comm.patient = self.schedule == "overlap"
         _check_type(bucket.buffer(), bucket.parameters())
-        if self._guarded and isinstance(bucket, GradBucket):
-            self._watch(bucket)
+        if self._guarded and (isinstance(bucket, GradBucket) or getattr(bucket, "owners", None)):
+            self._watch(bucket)  # one of DDP's, or of FSDP's
         began = time.perf_counter()
         self._scheduler.submit(bucket, vote, self.schedule)
         if bucket.is_last():
@@ -261,8 +261,8 @@ class VoteState:
         for line in news if self.rank == 0 else ():
             warnings.warn(f"mpisign: step {self.steps - 1}: {line}", stacklevel=2)
 
-    def _watch(self, bucket: GradBucket) -> None:
-        """Show the guard a bucket of DDP's; the first one makes it. Collective then."""
+    def _watch(self, bucket: Bucket) -> None:
+        """Show the guard a bucket; the first one makes it. Collective then."""
         if self._guard is None:
             self._guard = Guard(self, members_of(self._comm))
         if bucket.index() == 0:

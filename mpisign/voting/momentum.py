@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
-from .bucket import owners_of
+from .bucket import local_of, owners_of
 
 if TYPE_CHECKING:
     from .bucket import Bucket
@@ -112,8 +112,19 @@ class Momentum:
         """Return a copy on the host of each parameter's momentum, float32, contiguous; None before its first step.
 
         Each has its parameter's shape, a parameter that `fully_shard` has sharded (a DTensor) that of its local shard.
+
+        Raises:
+            ValueError: a model of FSDP shows whole parameters in place of its shards, whose momentum would be left out.
+
         """
-        places = [self._places.get(parameter) for parameter in parameters]
+        given = list(parameters)
+        places = [self._places.get(parameter) for parameter in given]
+        unknown = any(p.requires_grad and place is None for p, place in zip(given, places, strict=True))
+        if unknown and any(hasattr(p, "to_local") and all(p is not one for one in given) for p in self._places):
+            raise ValueError(
+                "momentum: an evaluation has left parameters of the model unsharded, and the momentum is of their "
+                "shards: call model.reshard() before"
+            )
         return [None if place is None else _on_host(place[0].view(place[1])) for place in places]
 
     def load_state_dict(self, state: Iterable[Tensor | None], parameters: Iterable[Tensor]) -> None:
@@ -126,7 +137,7 @@ class Momentum:
         kept, owners = list(state), list(parameters)
         if len(kept) != len(owners):
             raise ValueError(f"momentum: was saved for {len(kept)} parameters, here are {len(owners)}")
-        locals_ = [_local(owner) for owner in owners]
+        locals_ = [local_of(owner) for owner in owners]
         for k, (part, local) in enumerate(zip(kept, locals_, strict=True)):
             if part is not None:
                 _check_shape(str(k), now=local.shape, before=part.shape)
@@ -190,13 +201,6 @@ def _strides(parameter: Tensor) -> tuple[int, ...]:
     """Return the strides of a parameter's piece of a bucket: DDP keeps those of one that is dense, and no others."""
     kept = torch.empty_like(parameter, device="meta").stride()  # keeps them where dense, too
     return kept if kept == parameter.stride() else torch.empty(parameter.shape, device="meta").stride()
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """Return the shard of a DTensor, and any other tensor as it is."""
-    with torch.no_grad():
-        local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return local
 
 
 def _on_host(view: Tensor) -> Tensor:
