@@ -8,7 +8,7 @@ coordinates. The majority is of those who vote. Either is counted without a new 
 ballots, and who does not casts one for each side. Where some are absent, the receivers make both out of one. Who
 abstains by coordinate sends both, for nobody else knows where.
 
-What is sent is booked in `network.traffic`.
+What is sent is counted as it goes, and booked beforehand in `network.traffic`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for, words_for
 from ..coding.ties import Tie, check_tie
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
-from .carriers import HostCarrier
+from .carriers import Booked, HostCarrier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ class Exchange(ABC):
         self, carrier: Any, W: int, tie: str = "positive", seed: int = 0, *, sizes: Sequence[int] = (),
         abstain: bool = False,
     ) -> None:  # fmt: skip
-        self.carrier, self.W, self.tie, self.seed = carrier, W, tie, seed
+        self.carrier, self.W, self.tie, self.seed = Booked(carrier), W, tie, seed
         self.P: int = carrier.size
         self.rank: int = carrier.rank
         self.resources = contextlib.ExitStack()  # what is freed with the plan
@@ -84,12 +84,19 @@ class Exchange(ABC):
             ValueError: on all ranks, when the vote is over: it was not the same turn for all, see `Roll.write`.
 
         """
+        self.carrier.moved[:] = 0, 0
         with self._own_ballots():
             self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
             voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
         if self.roll:
             self.roll.check()
         return voted
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """The bytes that this rank has sent and received in the last vote: see `carriers.Booked`."""
+        sent, received = self.carrier.moved
+        return sent, received
 
     @property
     def nobody(self) -> NDArray[np.bool_]:
