@@ -29,7 +29,9 @@ class Statistics:
     seconds: dict[str, float]  # pack, exchange, vote, unpack; exposed: what the end of backward waited for them
     agreement: float | None  # the share of coordinates where this rank's words agreed with the vote
     agreements: list[float | None]  # that of each rank, in the step before
-    tied: float | None
+    tied: float | None  # the share of coordinates without a majority; under the tie rule "zero" alone
+    sent: int  # bytes, as `carriers.Booked` counts them
+    received: int
     absent: int  # parameters on which this rank did not vote, for it had no gradient
     nonfinite: int  # coordinates of this rank's gradient that were not finite and counted as 0
     apart: list[int]  # the ranks that, over many steps, agree far less than the others
@@ -53,22 +55,30 @@ class _Counts:
     all_coordinates: int = 0
     differing: Tensor | None = None  # int64 (1,) on the device of the words
     tied: Tensor | None = None
+    sent: int = 0
+    received: int = 0
     absent: int = 0
     nonfinite: int = 0
+
+
+def chance(P: int) -> float:
+    """Return the share in which each of P ranks agrees with the majority if all throw coins: its own vote counts."""
+    even = P - P % 2
+    return 0.5 + math.comb(even, even // 2) / (1 << even + 1)
 
 
 class Watch:
     """Which ranks agree with the vote far less than the others: a traitor, a broken device, a wrong learning rate.
 
-    With P ranks that agree in a share a_r of the coordinates, chance alone gives one half. A rank stands apart if over
-    the last steps (LASTING of them weigh most) it lies below the median of the others by more than half of what that
-    median is above one half, and by more than CERTAIN standard errors.
+    A rank stands apart if over the last steps (LASTING of them weigh most) its share of agreement lies below the median
+    of the others by more than half of what that median is above `chance`, by more than LEAST, and by more than CERTAIN
+    standard errors. Two ranks say nothing of each other, and where the ranks hardly agree nobody stands apart.
     """
 
     LASTING, FEWEST, CERTAIN, LEAST = 50, 10, 6.0, 0.01
 
     def __init__(self, P: int) -> None:
-        self.P, self.steps = P, 0
+        self.P, self.steps, self.chance = P, 0, chance(P)
         self._gap = np.zeros(P)  # to the median of the others: mean and variance, weighted
         self._variance = np.zeros(P)
         self._others = np.zeros(P)
@@ -92,7 +102,7 @@ class Watch:
         if self.steps < self.FEWEST:
             return []
         error = np.sqrt(self._variance / min(self.steps, self.LASTING))
-        far = np.maximum(np.maximum((self._others - 0.5) / 2, self.LEAST), self.CERTAIN * error)
+        far = np.maximum(np.maximum((self._others - self.chance) / 2, self.LEAST), self.CERTAIN * error)
         return [int(rank) for rank in np.flatnonzero(self._gap > far)]
 
 
@@ -127,10 +137,14 @@ class Ledger:
                 f"data or another model? Shares by rank: {shares}",
             )
 
-    def count(self, words: Tensor, voted: Tensor, *, n: int, absent: NDArray[np.bool_], tie: str) -> None:
+    def count(
+        self, words: Tensor, voted: Tensor, *, n: int, absent: NDArray[np.bool_], tie: str, moved: tuple[int, int]
+    ) -> None:
         """Add a bucket of n coordinates: this rank's words, int64 (W,), and the vote, (W,) or (2, W)."""
         step, rows = self._step, voted if voted.ndim == 2 else voted[None]
         step.all_coordinates += n
+        step.sent += moved[0]
+        step.received += moved[1]
         step.absent += int(np.count_nonzero(absent))
         if not absent.any():
             step.coordinates += n
@@ -163,7 +177,7 @@ class Ledger:
             return Statistics(
                 number, seconds | {"exchange": math.fsum(rest.values()), "exposed": exposed},
                 _share(step.coordinates, step.differing, rest=True), agreements,
-                _share(step.all_coordinates, step.tied), step.absent, step.nonfinite, apart,
+                _share(step.all_coordinates, step.tied), step.sent, step.received, step.absent, step.nonfinite, apart,
             )  # fmt: skip
 
         self._last = last

@@ -68,10 +68,8 @@ def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule
 
 def votes_of_those_present(carrier, name, rule, abstain, sizes):
     """Return the votes and the bytes of each."""
-    outcomes = []
     plan = plan_over(carrier, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
-    for voted in voters.take_votes(plan, carrier.size, carrier.rank):
-        outcomes.append((voted, plan.moved))
+    outcomes = [(voted, plan.moved) for voted in voters.take_votes(plan, carrier.size, carrier.rank)]
     plan.close()
     return outcomes
 
