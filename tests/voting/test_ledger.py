@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpisign.coding import coding
-from mpisign.voting.ledger import Ledger, Watch, chance, heard, told
+from mpisign.voting.ledger import Ledger, Watch, _median_of_others, chance, heard, told
 
 STEPS = 100
 
@@ -21,7 +21,7 @@ def named(P, **made):
     watch = Watch(P)
     for row in shares(P, **made):
         watch.see(row.tolist())
-    return watch.apart()
+    return watch.apart
 
 
 @pytest.mark.parametrize("P", [3, 4, 7, 16])
@@ -47,6 +47,12 @@ def test_a_rank_that_agrees_a_little_less_is_not_named():
     assert named(8, odd=[2], other=0.04) == []
 
 
+@pytest.mark.parametrize("P", [2, 3, 4, 9])
+def test_the_median_of_the_others_is_without_ones_own(P):
+    known = np.random.default_rng(P).integers(0, 4, P) / 4  # some are alike
+    assert _median_of_others(known).tolist() == [np.median(np.delete(known, rank)) for rank in range(P)]
+
+
 def test_two_of_seven_are_both_named():
     assert named(7, odd=[1, 4]) == [1, 4]
 
@@ -66,11 +72,11 @@ def test_a_rank_that_is_healed_is_named_no_longer():
     watch = Watch(4)
     for row in shares(4, odd=[2]):
         watch.see(row.tolist())
-    assert watch.apart() == [2]
+    assert watch.apart == [2]
     for _ in range(10):
         for row in shares(4):
             watch.see(row.tolist())
-    assert watch.apart() == []
+    assert watch.apart == []
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.25, 0.5003, 1.0])
