@@ -206,6 +206,7 @@ class VoteState:
 
     def momentum_of(self, bucket: Bucket) -> Tensor:
         """Return the momentum of a bucket, float32 (n,) on its device; `vote_bucket` changes it in place."""
+        self._check_original()
         return self._momentum.of(bucket)
 
     def tie_step(self, index: int) -> int:

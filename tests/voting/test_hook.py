@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mpisign
 from mpisign.coding import coding
+from mpisign.coding.sizes import words_for
 from mpisign.coding.ties import TIES
+from mpisign.network import traffic
 from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES, Traitor
@@ -303,6 +305,19 @@ def test_what_is_not_finite_counts_as_0(comm):
     state.vote_bucket(HeldBucket(0, vector, [vector], True))
     state.close()
     assert vector.tolist() == [1, -1, 1]
+
+
+@pytest.mark.parametrize("rule", ["positive", "zero"])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_the_statistics_count_the_bytes_that_are_booked(comm, name, rule):
+    state, sizes = mpisign.VoteState(comm, exchange=name, tie=rule), (2, 64, 5000)
+    for bucket in held_buckets(comm, sizes):
+        state.vote_bucket(bucket)
+    state.end_step()
+    step = state.statistics()
+    state.close()
+    booked = sum(traffic.vote(name, words_for(n), tie=rule, nodes=[0] * comm.size, parts=1) for n in sizes)
+    assert [step.sent, step.received] == booked[comm.rank].tolist()
 
 
 def test_process_group_is_there(comm):
