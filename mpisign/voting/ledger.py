@@ -72,11 +72,11 @@ class Watch:
     A rank stands apart if over the last WINDOW steps its share of agreement lies below the median of the others by more
     than half of what that median is above `chance`, by more than LEAST, and by more than CERTAIN standard errors of the
     mean. A momentum makes each step like the one before, so the error is that of an autoregressive series. Two ranks
-    say nothing of each other, and where the ranks hardly agree nobody stands apart.
+    say nothing of each other, and where the ranks hardly agree, or have few coordinates, nobody stands apart.
     """
 
     WINDOW, FEWEST, EVERY = 100, 30, 10  # steps: that are kept, before the first look, and from look to look
-    CERTAIN, LEAST = 6.0, 0.01
+    CERTAIN, LEAST, ALIKE = 7.0, 0.05, 0.8  # the last: no step is taken to be more like the one before, but a trend
 
     def __init__(self, P: int) -> None:
         self.P, self.steps, self.apart = P, 0, list[int]()  # the ranks that stand apart
@@ -102,7 +102,7 @@ class Watch:
         change = gaps - gap
         squares = np.sum(change**2, axis=0)
         alike = np.sum(change[1:] * change[:-1], axis=0) / np.maximum(squares, 1e-300)
-        alike = np.clip(alike + (1 + 3 * alike) / steps, 0, 0.95)  # without what so few steps make it too small
+        alike = np.clip(alike + (1 + 3 * alike) / steps, 0, self.ALIKE)  # so few steps make it too small by that
         error = np.sqrt(squares / steps**2 * (1 + alike) / (1 - alike))
         above = self._others[:steps].mean(axis=0) - self._chance
         far = np.maximum(np.maximum(above / 2, self.LEAST), self.CERTAIN * error)

@@ -11,7 +11,7 @@ from mpisign.voting.ledger import Ledger, Watch, _median_of_others, chance, hear
 STEPS = 100
 
 
-def shares(P, *, honest=0.05, odd=(), other=-0.05, noise=0.002, seed=0):
+def shares(P, *, honest=0.1, odd=(), other=-0.05, noise=0.002, seed=0):
     """Shares of agreement, (STEPS, P), above those of chance: those of the ranks `odd` are about `other`."""
     mean = np.where(np.isin(np.arange(P), odd), other, honest)
     return chance(P) + mean + noise * np.random.default_rng(seed).standard_normal((STEPS, P))
@@ -44,7 +44,7 @@ def test_identical_ranks_name_nobody(P, noise):
 
 
 def test_a_rank_that_agrees_a_little_less_is_not_named():
-    assert named(8, odd=[2], other=0.04) == []
+    assert named(8, odd=[2], other=0.08) == []
 
 
 @pytest.mark.parametrize("P", [2, 3, 4, 9])
