@@ -9,7 +9,7 @@ ballots, and who does not casts one for each side. Where some are absent, the re
 abstains by coordinate sends both, for nobody else knows where; then the result has a second row, which is 1 where
 nobody votes, for a count of as many ballots as ranks may be a tie of voters as well.
 
-What is sent is booked in `network.traffic`.
+What is sent is counted as it goes, and booked beforehand in `network.traffic`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for, words_for
 from ..coding.ties import Tie, check_tie
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
-from .carriers import HostCarrier
+from .carriers import Booked, HostCarrier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ class Exchange(ABC):
         self, carrier: Any, W: int, tie: str = "positive", seed: int = 0, *, sizes: Sequence[int] = (),
         abstain: bool = False,
     ) -> None:  # fmt: skip
-        self.carrier, self.W, self.tie, self.seed = carrier, W, tie, seed
+        self.carrier, self.W, self.tie, self.seed = Booked(carrier), W, tie, seed
         self.P: int = carrier.size
         self.rank: int = carrier.rank
         self.resources = contextlib.ExitStack()  # what is freed with the plan
@@ -92,6 +92,7 @@ class Exchange(ABC):
             ValueError: on all ranks, when the vote is over: it was not the same turn for all, see `Roll.write`.
 
         """
+        self.carrier.moved[:] = 0, 0
         if self._second is not None:
             self._write_second()
         self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
@@ -99,6 +100,12 @@ class Exchange(ABC):
         if self.roll:
             self.roll.check()
         return voted
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """The bytes that this rank has sent and received in the last vote: see `carriers.Booked`."""
+        sent, received = self.carrier.moved
+        return sent, received
 
     @property
     def nobody(self) -> NDArray[np.bool_]:

@@ -48,6 +48,10 @@ class Plan(Protocol):
         """What the ranks say of themselves: a Roll, or None without sizes."""
 
     @property
+    def moved(self) -> tuple[int, int]:
+        """The bytes that this rank has sent and received in the last vote."""
+
+    @property
     def nobody(self) -> NDArray[np.bool_]:
         """On which parts nobody has voted, bool (parts,)."""
 
@@ -117,6 +121,10 @@ class _OnHost:
         return self._exchange.roll
 
     @property
+    def moved(self) -> tuple[int, int]:
+        return self._exchange.moved
+
+    @property
     def nobody(self) -> NDArray[np.bool_]:
         return self._exchange.nobody
 
@@ -145,6 +153,10 @@ class _Staged:
     @property
     def roll(self) -> Any:
         return self._plan.roll
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        return self._plan.moved
 
     @property
     def nobody(self) -> NDArray[np.bool_]:

@@ -9,12 +9,15 @@ import pytest
 import reference
 import torch
 import torch.distributed as dist
+from buckets import held_buckets
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mpisign
 from mpisign.coding import coding
+from mpisign.coding.sizes import words_for
 from mpisign.coding.ties import TIES
+from mpisign.network import traffic
 from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES, Traitor
@@ -231,14 +234,6 @@ def test_momentum_is_saved_and_restored(comm):
     assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
 
 
-def held_buckets(comm, sizes=(2, 64, 65, 1000), seed=0):
-    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
-    for vector in vectors:
-        vector[::5] = 0.0
-    last = len(sizes) - 1
-    return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
-
-
 WITHOUT_COUNTERS = [name for name, exchange in EXCHANGES.items() if not exchange.counts]
 
 
@@ -301,7 +296,7 @@ def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
     traitor = Traitor(name, 3, rank=comm.rank)
     state.observer = lambda number, words, absent: sent.append((number, coding.words_of(words).tolist()))
     for step in range(3):
-        for bucket in held_buckets(comm, seed=step):
+        for bucket in held_buckets(comm, (2, 64, 65, 1000), seed=step):
             words = reference.pack(bucket.tensor.numpy())
             traitor.lie_in_words(words, bucket.tensor.numel(), bucket=bucket.number, step=step)
             expected.append((bucket.number, words.tolist()))
@@ -342,6 +337,19 @@ def half_a_gradient(rank):
     return gradient
 
 
+@pytest.mark.parametrize("rule", ["positive", "zero"])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_the_statistics_count_the_bytes_that_are_booked(comm, name, rule):
+    state, sizes = mpisign.VoteState(comm, exchange=name, tie=rule), (2, 64, 5000)
+    for bucket in held_buckets(comm, sizes):
+        state.vote_bucket(bucket)
+    state.end_step()
+    step = state.statistics()
+    state.close()
+    booked = sum(traffic.vote(name, words_for(n), tie=rule, nodes=[0] * comm.size, parts=1) for n in sizes)
+    assert [step.sent, step.received] == booked[comm.rank].tolist()
+
+
 def test_process_group_is_there(comm):
     assert dist.get_world_size() == comm.size
     assert dist.get_rank() == comm.rank
@@ -364,8 +372,11 @@ def test_faulty_arguments_are_named(comm, arguments, named):
         mpisign.VoteState(comm, **(arguments if comm.rank == comm.size - 1 else {}))
 
 
-def test_gradients_of_another_type_are_refused(comm):
-    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.complex64)
-    with pytest.raises(ValueError, match=r"bucket: .*complex64"):
+@pytest.mark.parametrize(
+    ("dtype", "named"), [(torch.complex64, "a complex gradient"), (torch.int32, "got torch.int32")]
+)
+def test_gradients_of_another_type_are_refused(comm, dtype, named):
+    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=dtype)
+    with pytest.raises(ValueError, match=f"bucket: .*{named}"):
         state.vote_bucket(HeldBucket(0, vector, [vector], True))
     state.close()

@@ -33,63 +33,6 @@ def node_layouts(P):
     return [list(layout) for layout in dict.fromkeys(map(tuple, layouts))]
 
 
-class CountingCarrier:
-    """A carrier that books what its collectives deliver, by the rules at the head of network.traffic."""
-
-    def __init__(self, carrier, book=None):
-        self.carrier, self.book = carrier, [0, 0] if book is None else book
-
-    def __getattr__(self, name):
-        return getattr(self.carrier, name)
-
-    def count(self, sent, received):
-        self.book[0] += sent
-        self.book[1] += received
-
-    def start_gather(self, mine, rows):
-        self.count(*[mine.nbytes * (self.size - 1)] * 2)
-        return self.carrier.start_gather(mine, rows)
-
-    def all_to_all(self, sent, received):
-        assert sent.nbytes == received.nbytes
-        self.count(*[sent.nbytes * (self.size - 1) // self.size] * 2)
-        self.carrier.all_to_all(sent, received)
-
-    def complete(self, rows):
-        self.count(*[rows.nbytes * (self.size - 1) // self.size] * 2)
-        self.carrier.complete(rows)
-
-    def gather(self, words, rows):
-        inward = (self.size - 1) * words.nbytes
-        assert rows.nbytes == (0 if self.rank else self.size * words.nbytes)
-        self.count(*((words.nbytes, 0) if self.rank else (0, inward)))
-        self.carrier.gather(words, rows)
-
-    def broadcast(self, words):
-        self.count(*((0, words.nbytes) if self.rank else ((self.size - 1) * words.nbytes, 0)))
-        self.carrier.broadcast(words)
-
-    def intersect(self, words):
-        self.count(*[2 * (self.size - 1) * words.nbytes // self.size] * 2)
-        self.carrier.intersect(words)
-
-    def by_node(self):
-        return [CountingCarrier(part, self.book) for part in self.carrier.by_node()]
-
-    def counters(self, K):
-        return CountingCounters(self, self.carrier.counters(K))
-
-
-class CountingCounters:
-    def __init__(self, carrier, counters):
-        self.carrier, self.counters = carrier, counters
-
-    def sum(self, planes):
-        each = 2 * (self.carrier.size - 1) * planes.nbytes // self.carrier.size  # as Rabenseifner's or the ring
-        self.carrier.count(each, each)
-        self.counters.sum(planes)
-
-
 def ballots(P, W, seed=0):
     return np.random.default_rng([seed, P, W]).integers(0, 2**64, (P, W), np.uint64)
 
@@ -98,11 +41,10 @@ def take_votes(carrier, name, rule, every):
     """Vote on each of `every`, (P, W); return the results, the words afterwards and what was sent and received."""
     outcome = []
     for words in every:
-        counting = CountingCarrier(carrier)
-        plan = plan_over(counting, words.shape[1], exchange=name, tie=rule, seed=SEED)
+        plan = plan_over(carrier, words.shape[1], exchange=name, tie=rule, seed=SEED)
         plan.words[:] = words[carrier.rank]
         voted = plan.vote(STEP).copy()
-        outcome.append((voted, plan.words.copy(), counting.book))
+        outcome.append((voted, plan.words.copy(), plan.moved))
         plan.close()
     return outcome
 
@@ -123,16 +65,13 @@ def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule
                 voted, kept, book = outcomes[rank][i]
                 assert np.array_equal(voted, truth)
                 assert np.array_equal(kept, words[rank])
-                assert book == booked[rank].tolist()
+                assert book == tuple(booked[rank])
 
 
 def votes_of_those_present(carrier, name, rule, abstain, sizes):
     """Return the votes and the bytes of each."""
-    counting, outcomes = CountingCarrier(carrier), []
-    plan = plan_over(counting, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
-    for voted in voters.take_votes(plan, carrier.size, carrier.rank):
-        outcomes.append((voted, tuple(counting.book)))
-        counting.book[:] = 0, 0
+    plan = plan_over(carrier, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
+    outcomes = [(voted, plan.moved) for voted in voters.take_votes(plan, carrier.size, carrier.rank)]
     plan.close()
     return outcomes
 
