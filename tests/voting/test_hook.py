@@ -378,5 +378,5 @@ def test_faulty_arguments_are_named(comm, arguments, named):
 def test_gradients_of_another_type_are_refused(comm, dtype, named):
     state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=dtype)
     with pytest.raises(ValueError, match=f"bucket: .*{named}"):
-        state.vote_bucket(HeldBucket(0, vector, [vector], True))
+        state.take(HeldBucket(0, vector, [vector], True), torch.futures.Future())
     state.close()
