@@ -66,7 +66,7 @@ def vote_across(model: nn.Module, state: VoteState) -> None:
             are added to votes, or parameters are others than when this was called.
 
     """
-    state._check(not state._open)
+    state._check_open()
     buckets: list[list[nn.Parameter]] = []
     comm = state._comm
     for module in _sharded(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -132,7 +132,8 @@ class Momentum:
         """Replace all momentum by what `state_dict` gave for the same parameters in the same order.
 
         Raises:
-            ValueError: another number of parameters, or one of another shape; nothing was changed.
+            ValueError: another number of parameters, one of another shape, or values that are not finite; nothing was
+                changed.
 
         """
         kept, owners = list(state), list(parameters)
@@ -142,6 +143,7 @@ class Momentum:
         for k, (part, local) in enumerate(zip(kept, locals_, strict=True)):
             if part is not None:
                 _check_shape(str(k), now=local.shape, before=part.shape)
+                _check_finite(k, part)
         self._buckets.clear()
         self._places.clear()
         self._written, self._turned = set(), None
@@ -150,6 +152,20 @@ class Momentum:
                 flat = _Flat([local], [owner], where=part.device, copies=1)
                 flat.view(0).copy_(part.detach())
                 self._places[owner] = flat, 0
+
+
+def check_owner(state: dict[str, Any], rank: int) -> None:
+    """Check that what a VoteState has saved was saved by this rank.
+
+    Raises:
+        ValueError: it was another.
+
+    """
+    if state["rank"] != rank:
+        raise ValueError(
+            f"load_state_dict: this is the momentum of rank {state['rank']} of {state['ranks']}, and this is rank "
+            f"{rank}: each rank has its own, so save one file a rank and load it on the same rank"
+        )
 
 
 class _Flat:
@@ -211,3 +227,12 @@ def _on_host(view: Tensor) -> Tensor:
 def _check_shape(name: str, *, now: torch.Size, before: torch.Size) -> None:
     if now != before:
         raise ValueError(f"momentum: parameter {name} has shape {list(now)}, its momentum is of {list(before)}")
+
+
+def _check_finite(number: int, part: Tensor) -> None:
+    faults = int(torch.count_nonzero(~torch.isfinite(part)))
+    if faults:
+        raise ValueError(
+            f"momentum: {faults} saved values of parameter {number} are not finite, which no state writes: the file is "
+            "damaged; load an older one"
+        )
