@@ -187,15 +187,17 @@ class VoteState:
         self.steps = state["steps"]
 
     def rollback(self) -> None:
-        """Take the last whole step back: the momentum, and the step's number. Costs nothing; see `revocable`.
+        """Take the last step back: the momentum, and the step's number. Costs nothing; see `revocable`.
+
+        Behind a backward that raised, it is what was voted on of that one.
 
         Raises:
             ValueError: the state is not revocable, or there is no step to take back.
 
         """
         self._check_original()
-        self._momentum.rollback()
-        self.steps -= 1
+        self._scheduler.wait()  # votes of a backward that raised read the step's number yet
+        self.steps -= self._momentum.rollback()
         if self._guard is not None:
             self._guard.forget()
 

@@ -59,8 +59,8 @@ class Momentum:
             self._turned, self._written = self._written, set()
             self._swap(self._turned)
 
-    def rollback(self) -> None:
-        """Take the last step back: all of it, or what was written of one that came to no turn.
+    def rollback(self) -> bool:
+        """Take the last step back: all of it (True), or what was written of one that came to no turn (False).
 
         Raises:
             ValueError: not made with `revocable`, or there is no step to take back, or it is taken back already.
@@ -72,11 +72,12 @@ class Momentum:
             )
         if self._written:
             self._written.clear()
-            return
+            return False
         if self._turned is None:
             raise ValueError("rollback: there is no step to take back")
         self._swap(self._turned)
         self._turned = None
+        return True
 
     @staticmethod
     def _swap(flats: Iterable[_Flat]) -> None:

@@ -342,6 +342,7 @@ def goes_on_after_a_failed_backward(mesh):
     state.rollback()
     train(model, range(2, 4))
     same_between_nodes(model)
+    assert state.steps == 3
     state.close()
 
 
