@@ -28,7 +28,8 @@ AROUND = (
 )  # fmt: skip
 WORDS = ("tests/voting/test_exchange.py",)
 MANY = ("-k", "exact or traffic")  # of 16 ranks: the laws of the exchanges alone
-HOOKS = ("tests/voting/test_hook.py", "tests/bench/test_contest.py")
+HOOKS = ("tests/voting/test_hook.py", "tests/voting/test_copies.py", "tests/bench/test_contest.py")
+APART = ("tests/voting/test_apart.py",)
 LIMIT = 1200  # seconds a step
 SLOWEST = 10
 
@@ -72,7 +73,7 @@ LANES = (
     {
         "exchanges and hook, MPICH, 1 to 4 ranks": collective(HERE, 4, *WORDS, *HOOKS),
         "exchanges, MPICH, 16 ranks": collective(HERE, 16, *WORDS, *MANY),
-        "hook, Open MPI, 3 ranks": collective(SECOND, 3, *HOOKS, "--as-started"),
+        "hook, Open MPI, 3 ranks": collective(SECOND, 3, *HOOKS, *APART, "--as-started"),
         "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, *WORDS, *MANY),
         "all other tests, and the bench under MPICH": alone(*(f"--ignore={path}" for path in (*TRAINING, *AROUND))),
     },
