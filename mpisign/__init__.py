@@ -2,8 +2,9 @@
 
 `mpisign --help` lists the commands. In a training script of your own:
 
-    state = mpisign.VoteState(MPI.COMM_WORLD)
+    state = mpisign.VoteState()
     ddp_model.register_comm_hook(state, mpisign.vote_hook)
+    optimizer = mpisign.optimizer(ddp_model.parameters(), lr=1e-3)
 """
 
 from __future__ import annotations
@@ -14,20 +15,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .coding.bits import pack, unpack
     from .coding.counting import majority
+    from .coding.rules import Lion, Noisy, Rule, SignSGD, Signum, Stochastic
     from .coding.ties import TIES, Tie
-    from .voting.exchange import EXCHANGES, vote
+    from .voting.exchange import EXCHANGES, plan, vote
     from .voting.hook import VoteState, vote_hook
+    from .voting.update import optimizer
 
 __version__ = "0.1.0"
-__all__ = ["EXCHANGES", "TIES", "Tie", "VoteState", "majority", "pack", "unpack", "vote", "vote_hook"]
+__all__ = [
+    "EXCHANGES", "TIES", "Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic", "Tie", "VoteState", "majority",
+    "optimizer", "pack", "plan", "unpack", "vote", "vote_hook",
+]  # fmt: skip
 
 # Loaded when first used: `mpisign bench --help` must not wait for torch.
 _HOMES = {
     "coding.bits": ("pack", "unpack"),
-    "voting.exchange": ("EXCHANGES", "vote"),
-    "voting.hook": ("VoteState", "vote_hook"),
     "coding.counting": ("majority",),
+    "coding.rules": ("Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic"),
     "coding.ties": ("TIES", "Tie"),
+    "voting.exchange": ("EXCHANGES", "plan", "vote"),
+    "voting.hook": ("VoteState", "vote_hook"),
+    "voting.update": ("optimizer",),
 }
 
 

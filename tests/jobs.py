@@ -1,4 +1,4 @@
-"""Several runs of a command in one start of mpirun: interpreters and torch are what starting costs.
+"""Several runs of a command in one start of mpirun, or of torchrun: interpreters and torch are what starting costs.
 
 For runs that end on all ranks by themselves, with an exit code. A rank that dies takes its job with it, so such a run
 needs a start of its own.
@@ -32,11 +32,11 @@ class Ended:
     files: list[str] = field(default_factory=list)  # in its folder
 
 
-def start(ranks, module, jobs, timeout=240):
-    """Return how each of these runs of a module's `main` ended."""
+def start(ranks, module, jobs, *, by=run, timeout=240, **extra):
+    """Return how each of these runs of a module's `main` ended; `by` is what starts ranks (see `launch`)."""
     with TemporaryDirectory() as folder:
         listed = [asdict(job) | {"cwd": str(job.cwd)} for job in jobs]
-        ended = run(ranks, __file__, module, folder, json.dumps(listed), timeout=timeout)
+        ended = by(ranks, __file__, module, folder, json.dumps(listed), timeout=timeout, **extra)
         assert ended.returncode == 0, ended.stderr
         return [_ended(Path(folder), number, ranks) for number in range(len(jobs))]
 
@@ -55,9 +55,16 @@ def _do(module, folder, jobs):
     import os
 
     import torch.distributed as dist
-    from mpi4py import MPI
 
-    comm, main = MPI.COMM_WORLD, importlib.import_module(module).main
+    from mpisign.ranks import torchrun
+
+    if torchrun.launcher():
+        comm = torchrun.TorchComm()
+    else:
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
+    main = importlib.import_module(module).main
     for number, job in enumerate(jobs):
         comm.Barrier()
         os.chdir(job["cwd"])

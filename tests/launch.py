@@ -49,6 +49,16 @@ def run(ranks, *command, cwd=ROOT, timeout=240, **extra):
     )  # fmt: skip
 
 
+def torchrun(ranks, *command, cwd=ROOT, timeout=240, **extra):
+    """Run by torchrun on this node, and wait; `command` is a script with its arguments, or -m and a module's."""
+    skip_if_quick()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    return subprocess.run(
+        [*launcher, *command], cwd=cwd, env=environment(OMP_NUM_THREADS="1", **extra), capture_output=True, text=True,
+        timeout=timeout, check=False,
+    )  # fmt: skip
+
+
 def our_lines(errors):
     """Return the lines of a program of ours, without what an mpirun says of a non-zero exit code."""
     return [line for line in errors.splitlines() if line.startswith("mpisign")]

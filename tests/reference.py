@@ -28,6 +28,39 @@ def momentum(m, g, beta):
     return m + np.float32(1 - beta) * (g - m)
 
 
+def sign(g, rule, m=None, key=0):
+    """Return the words, the moved momentum, the words of zeros and the number of faults; see `bits.sign`."""
+    with np.errstate(all="ignore"):
+        g = np.asarray(g).astype(np.float32)
+        m = np.zeros_like(g) if m is None else m
+        d = g - m
+        faulty = ~np.isfinite(d)
+        d = np.where(faulty, 0 - m, d)
+        u = m + np.float32(1 - rule.vote) * d
+        moved = m + np.float32(1 - rule.keep) * d
+        x = u + np.float32(rule.scale) * dither(rule, key, len(g)) if rule.dither else u
+        return pack(x), moved, pack(np.where(u == 0, -1, 1)), int(faulty.sum())
+
+
+def dither(rule, key, n):
+    """Of 64 random bits a coordinate, the upper 24 make a number in (-1, 1), or the eight bytes one of variance 1."""
+    thrown = [mix((key + (i + 1) * 0x9E3779B97F4A7C15) & MASK) for i in range(n)]
+    if rule.dither == "uniform":
+        return np.array([(x >> 40) / 2**23 - (1 - 2**-24) for x in thrown], np.float32)
+    unit = np.float32(1 / np.sqrt(8 * (256**2 - 1) / 12))
+    return np.array([sum(x.to_bytes(8, "little")) - 1020 for x in thrown], np.float32) * unit
+
+
+def dither_key(seed, rank, bucket, step):
+    return mix((mix((mix((mix(seed & MASK) + rank) & MASK) + bucket) & MASK) + step) & MASK)
+
+
+def fill_zeros(words, zeros, key):
+    return words | zeros & np.array(
+        [mix((mix(key) + (w + 1) * 0x9E3779B97F4A7C15) & MASK) for w in range(len(words))], np.uint64
+    )
+
+
 def mix(x):
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
@@ -39,14 +72,28 @@ def coins(seed, step, W):
     return np.array([mix((key + (w + 1) * 0x9E3779B97F4A7C15) & MASK) for w in range(W)], np.uint64)
 
 
-def majority(words_PW, rule="positive", seed=0, step=0):
-    """Count the negative votes of each coordinate; more than half are negative, exactly half is a tie."""
+def majority(words_PW, rule="positive", seed=0, step=0, *, absent=None, sizes=(), abstains=None):
+    """Count the negative votes of each coordinate; more than half of those who vote is negative, half is a tie.
+
+    `absent`, bool (P, parts), says who has no vote on which part, of so many coordinates; `abstains`, (P, W), who has
+    none on which coordinate unless it is negative there.
+    """
     P, W = words_PW.shape
-    count = bits_of(words_PW).sum(axis=0, dtype=np.int64)
-    negative, tied = 2 * count > P, 2 * count == P
+    negative = bits_of(words_PW)
+    votes = np.ones((P, 64 * W), bool)
+    if abstains is not None:
+        votes &= negative | ~bits_of(abstains)
+    if absent is not None:
+        for rank in range(P):
+            start = 0
+            for size, gone in zip(sizes, absent[rank], strict=True):
+                votes[rank, start : start + size] &= not gone
+                start += size
+    negatives, voters = (negative & votes).sum(axis=0, dtype=np.int64), votes.sum(axis=0)
+    more, tied = 2 * negatives > voters, 2 * negatives == voters
     if rule == "random":
-        negative = np.where(tied, bits_of(coins(seed, step, W)), negative)
-    voted = np.packbits(negative, bitorder="little").view("<u8").astype(np.uint64)
+        more = np.where(tied, bits_of(coins(seed, step, W)), more)
+    voted = np.packbits(more, bitorder="little").view("<u8").astype(np.uint64)
     ties = np.packbits(tied, bitorder="little").view("<u8").astype(np.uint64)
     return np.stack([voted, ties]) if rule == "zero" else voted
 

@@ -32,8 +32,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.keep import keep_and_show
-from mpisign import majority, unpack
+from mpisign import Signum, majority, unpack
 from mpisign.coding import bits
+from mpisign.coding.sizes import words_for
 from mpisign.report.statistics import median_interval
 
 MOMENTS, PORTRAYED = (0, 10, 30, 100, 300, 1000), (0, 100, 1000)  # steps of training
@@ -103,7 +104,8 @@ def train(seed, pictures, labels):
         for momentum in momenta:
             batch = rng.choice(len(labels), max(BATCHES), replace=False)
             parts = torch.autograd.grad(nn.functional.cross_entropy(model(pictures[batch]), labels[batch]), parameters)
-            words.append(bits.momentum_pack(momentum, nn.utils.parameters_to_vector(parts), BETA))
+            words.append(np.empty(words_for(len(at)), np.uint64))
+            bits.sign(nn.utils.parameters_to_vector(parts), words[-1], rule=Signum(BETA), momentum=momentum)
         at -= RATE * torch.from_numpy(unpack(majority(np.stack(words)), len(at)))
         nn.utils.vector_to_parameters(at, parameters)
 

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
 from mpisign.coding import coding
+from mpisign.coding.rules import Signum
 from mpisign.coding.sizes import words_for
 from mpisign.report.statistics import median_interval
 
@@ -32,16 +33,21 @@ def timed(call, scratch):
     return 1e-3 * began.elapsed_time(ended)
 
 
+def packed(gradient, momentum, words):
+    coding.sign(gradient, words, rule=Signum(0.9), momentum=momentum)
+    return words
+
+
 def contests():
     """Yield (name, call, bytes that it moves, its first result as the CPU has it)."""
     m, g, rows = torch.randn(N), torch.randn(N), torch.randint(-(2**63), 2**63 - 1, (P, words_for(N)))
     momentum, gradient, ballots = m.cuda(), g.cuda(), rows.cuda()
     words, voted, signs = (torch.empty_like(x) for x in (ballots[0], ballots[0], gradient))
     size, elected = words.nbytes, coding.majority(rows)
-    pack = lambda: coding.momentum_pack(momentum, gradient, 0.9, words)  # noqa: E731
+    pack = lambda: packed(gradient, momentum, words)  # noqa: E731
     vote = lambda: coding.majority(ballots, out=voted)  # noqa: E731
     unpack = lambda: coding.unpack(voted, N, signs)  # noqa: E731
-    yield "momentum and pack", pack, 12 * N + size, coding.momentum_pack(m, g, 0.9)
+    yield "momentum and pack", pack, 12 * N + size, packed(g, m, torch.empty_like(rows[0]))
     yield f"majority of {P}", vote, (P + 1) * size, elected
     yield "unpack", unpack, 4 * N + size, coding.unpack(elected, N)
     yield "all three", lambda: (pack(), vote(), unpack())[2], 16 * N + (P + 3) * size, coding.unpack(elected, N)

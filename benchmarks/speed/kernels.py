@@ -16,6 +16,7 @@ from tabulate import tabulate
 from benchmarks.keep import keep_and_show
 from mpisign.coding import bits, counting
 from mpisign.coding.kernels.jit import kernel
+from mpisign.coding.rules import Lion, Signum
 from mpisign.report.statistics import median_interval
 
 N = 25_600_000  # coordinates, about ResNet-50's
@@ -51,8 +52,12 @@ def contests():
     yield "pack", lambda: bits.pack(x, words), "read stream", lambda: read(x64), size, 0.9
     yield "unpack", lambda: bits.unpack(words, N, y), "write stream", lambda: write(y64, 1), size, 0.9
     moved, lerp = torch.from_numpy(y), lambda: moved.lerp_(torch.from_numpy(x), 0.1)
-    fused = lambda: bits.momentum_pack(m, x, 0.9, words)  # noqa: E731
+    fused = lambda: bits.sign(x, words, rule=Signum(0.9), momentum=m)  # noqa: E731
     yield "momentum and pack", fused, "torch's lerp_ alone", lerp, 3 * x.nbytes + words.nbytes, 1 / 1.15
+    lion = lambda: bits.sign(x, words, rule=Lion(), momentum=m)  # noqa: E731
+    yield "Lion and pack", lion, "momentum and pack", fused, 3 * x.nbytes + words.nbytes, None
+    apart = lambda: bits.sign(x, words, rule=Signum(0.9), momentum=m, moved=y)  # noqa: E731
+    yield "momentum moved elsewhere", apart, "momentum and pack", fused, 3 * x.nbytes + words.nbytes, None
     yield "copy stream", lambda: copy(x64, y64), "read stream", lambda: read(x64), 2 * x.nbytes, None
     for P in (3, 7, 15, 16, 31, 64):
         rows = rng.integers(0, 2**64, (P, len(words)), dtype=np.uint64)

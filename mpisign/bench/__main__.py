@@ -1,6 +1,7 @@
 """Does one-bit majority-vote gradient exchange pay here? Every method exchanges the same gradients; one table answers.
 
 mpirun -n 16 python -m mpisign.bench --model resnet50
+torchrun --nproc-per-node 16 -m mpisign.bench --model resnet50
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began, run, terms = time.monotonic(), new_run(setting), setting.terms
         run.end["type"] = "end"
         with place.telling_of_memory(), process_group(comm, here.backend, one_node=here.one_node):
-            compile_kernels()
+            compile_kernels(comm)
             with ready(comm, {name: METHODS[name] for name in setting.methods}, terms=terms) as methods:
                 measure(run, comm, setting=setting, methods=methods, terms=terms)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

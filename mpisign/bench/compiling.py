@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-import torch
-from mpi4py import MPI
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ..coding.rules import Signum
 from ..coding.sizes import planes_for
+from ..ranks.torchrun import TorchComm
 from ..voting.bucket import HeldBucket
-from ..voting.exchange import EXCHANGES
+from ..voting.carriers import GroupComm
+from ..voting.exchange import EXCHANGES, exchange_class
 from ..voting.hook import VoteState
 from ..voting.native import merge_function
 
+if TYPE_CHECKING:
+    from ..ranks.launch import Comm
 
-def compile_kernels() -> None:
-    """Have all kernels compiled that a vote can need."""
-    vector = torch.zeros(65)
-    for exchange in EXCHANGES:
+
+def compile_kernels(comm: Comm) -> None:
+    """Have all kernels compiled that a vote can need. Collective."""
+    where, exchanges = _where(comm)
+    for exchange in exchanges:
         for momentum in (0.0, 0.9):
-            state = VoteState(MPI.COMM_SELF, momentum, exchange=exchange, tie="random")
-            state.vote_bucket(HeldBucket(0, vector, [vector], True))
+            state = VoteState(where, rule=Signum(momentum), exchange=exchange, tie="random")
+            for vector in (torch.zeros(65), torch.ones(65)):  # without a voter and with all of them
+                state.vote_bucket(HeldBucket(0, vector, [vector], True))
             state.close()
-    merge_function(planes_for(MPI.COMM_WORLD.size))
+    if exchanges == tuple(EXCHANGES):
+        merge_function(planes_for(comm.size))
+
+
+def _where(comm: Comm) -> tuple[Any, tuple[str, ...]]:
+    """Return by what to vote, and the exchanges that it can do."""
+    if isinstance(comm, TorchComm):
+        return GroupComm(None, "gloo"), tuple(name for name in EXCHANGES if not exchange_class(name).counts)
+    from mpi4py import MPI
+
+    return MPI.COMM_SELF, tuple(EXCHANGES)

@@ -23,11 +23,12 @@ from .truth import Evidence, Sent, Truth, floats
 from .turn import Turn
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from numpy.typing import NDArray
 
     from ..coding.bits import Floats
     from ..coding.ties import Tie
     from ..methods.method import Ready, Terms
+    from ..ranks.launch import Comm
 
 
 class Contest:
@@ -37,7 +38,7 @@ class Contest:
     and in overlapped iterations of each "check_pieces", and of "keep_pieces" during the iteration.
     """
 
-    def __init__(self, comm: MPI.Comm, methods: dict[str, Ready], *, terms: Terms) -> None:
+    def __init__(self, comm: Comm, methods: dict[str, Ready], *, terms: Terms) -> None:
         self.comm, self.methods, self.terms = comm, methods, terms
         self.turn = Turn(terms.spans, Pieces(terms.seed))
         self.costs: dict[str, list[float]] = defaultdict(list)
@@ -73,7 +74,7 @@ class Contest:
             seconds, sent = self._play(name, iteration, work)
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
-                evidence = [Evidence(gradient, momentum, sent.get(bucket.number))
+                evidence = [Evidence(gradient, bucket.sizes, momentum, sent.get(bucket.number))
                             for gradient, momentum, bucket in zip(gradients, momenta, work, strict=True)]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, [floats(bucket.tensor) for bucket in work])
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
@@ -163,8 +164,8 @@ class Contest:
         """
         ready, sent, device = self.methods[name], dict[int, Sent](), buckets[0].tensor.device
 
-        def see(number: int, words: torch.Tensor, tie: Tie) -> None:
-            sent[number] = Sent(words, tie)
+        def see(number: int, words: torch.Tensor, tie: Tie, absent: NDArray[np.bool_]) -> None:
+            sent[number] = Sent(words, tie, absent)
 
         ready.set_step(iteration)
         ready.observe(see)

@@ -21,15 +21,14 @@ from .rounds import Rounds
 from .trial import Trial
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
+    from ..ranks.launch import Comm
     from .setting import Setting
 
 BLOCK = 2  # overlapped iterations that a method has in a row
 TIMES = 25  # that a part of measuring is done to see what it costs
 
 
-def measure(run: Run, comm: MPI.Comm, *, setting: Setting, methods: dict[str, Ready], terms: Terms) -> None:
+def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready], terms: Terms) -> None:
     """Take all samples of a run, and note what measuring itself costs. Collective."""
     contest = Contest(comm, methods, terms=terms)
     recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)

@@ -14,6 +14,7 @@ from ..coding.sizes import BITS, words_for
 from .truth import Evidence, Sent, floats
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..coding.bits import Floats
@@ -69,11 +70,11 @@ class Pieces:
         self._pieces[bucket.number] = _Piece(bucket, first, bucket.tensor[piece].clone(), momentum)
         self._keeping += time.perf_counter() - began
 
-    def _note(self, number: int, words: Tensor, tie: Tie) -> None:
+    def _note(self, number: int, words: Tensor, tie: Tie, absent: NDArray[np.bool_]) -> None:
         """Keep the same piece of the words that are sent."""
         began = time.perf_counter()
         piece = self._pieces[number]
-        piece.sent = Sent(words[piece.first : piece.first + SAMPLE].clone(), tie)
+        piece.sent = Sent(words[piece.first : piece.first + SAMPLE].clone(), tie, absent)
         self._noting += time.perf_counter() - began
 
     def evidence(self) -> tuple[list[Evidence], list[Floats]]:
@@ -81,6 +82,6 @@ class Pieces:
         evidence, results = [], []
         for piece in self._pieces.values():
             momentum = None if piece.momentum is None else floats(piece.momentum)
-            evidence.append(Evidence(floats(piece.gradient), momentum, piece.sent, piece.first))
+            evidence.append(Evidence(floats(piece.gradient), piece.bucket.sizes, momentum, piece.sent, piece.first))
             results.append(floats(piece.bucket.tensor[piece.first * BITS :][: len(piece.gradient)]))
         return evidence, results

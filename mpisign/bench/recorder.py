@@ -11,15 +11,14 @@ from ..ranks.clock import Event
 from ..report.records import Run
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
+    from ..ranks.launch import Comm
     from ..voting.bucket import HeldBucket
 
 
 class Recorder:
     """Gathers each rank's samples on rank 0, and if `traced` the time line that they bring. Collective."""
 
-    def __init__(self, comm: MPI.Comm, run: Run, *, nodes: list[int], traced: bool = False) -> None:
+    def __init__(self, comm: Comm, run: Run, *, nodes: list[int], traced: bool = False) -> None:
         self.comm, self.run, self.nodes, self.traced = comm, run, nodes, traced
         self.wrong = 0  # coordinates, on all ranks
         self.clock_error = 0.0  # the most that ranks' time lines may be off rank 0's, seconds

@@ -11,7 +11,7 @@ from ..report import rows
 from ..report.records import Run
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 
 class Rounds:
@@ -22,9 +22,7 @@ class Rounds:
     what they say (Chow & Robbins 1965).
     """
 
-    def __init__(
-        self, comm: MPI.Comm, run: Run, *, what: str = "round", size: int | None = None, block: int = 1
-    ) -> None:
+    def __init__(self, comm: Comm, run: Run, *, what: str = "round", size: int | None = None, block: int = 1) -> None:
         self.comm, self.run, self.what, self.size = comm, run, what, size
         self.config = run.head["config"]
         self.least = -(-self.config["iterations"] // block)

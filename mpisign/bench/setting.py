@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.method import MATRICES, NCCL, Terms
+from ..methods.method import MATRICES, MPI, NCCL, Terms
 from ..methods.rivals import REFERENCES
 from ..methods.table import METHODS
 from ..ranks import place
@@ -21,8 +21,7 @@ from ..workload import data, models
 from .config import Config
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
+    from ..ranks.launch import Comm
     from ..ranks.place import Place
     from ..workload.data import Batch
 
@@ -47,7 +46,7 @@ class Setting:
                      self.place.takes_device_memory)  # fmt: skip
 
 
-def settle(config: Config, comm: MPI.Comm) -> Setting:
+def settle(config: Config, comm: Comm) -> Setting:
     """Look at the machine, collectively, then check the arguments: a fault may raise on one rank alone.
 
     Raises:
@@ -76,7 +75,7 @@ def settle(config: Config, comm: MPI.Comm) -> Setting:
 
 def _chosen(config: Config, here: Place) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the methods of a run, and why the others are left out."""
-    lacking = {NCCL: here.without_nccl, MATRICES: "it compresses matrices, and a sweep has none"}
+    lacking = {MPI: here.without_mpi, NCCL: here.without_nccl, MATRICES: "it compresses matrices, and a sweep has none"}
     if not config.sizes:
         del lacking[MATRICES]
     skipped = {name: fault for name, method in METHODS.items() for need, fault in lacking.items()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..coding.bits import Floats, Words
 from ..coding.ties import Tie
@@ -17,23 +18,36 @@ from ..ranks import agreement, patience
 from ..voting import truth
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
     from torch import Tensor
 
     from ..methods.method import Method, Terms
+    from ..ranks.launch import Comm
 
 
 class Sent(NamedTuple):
-    """The words that a rank really sent, int64 (W,) on their device, and the tie rule of the vote on them."""
+    """The words that a rank really sent, int64 (W,) on their device, and how they were voted on.
+
+    `absent`, bool (parts,), tells on which parameters of the bucket the rank abstained.
+    """
 
     words: Tensor
     tie: Tie
+    absent: NDArray[np.bool_]
+
+
+class Cast(NamedTuple):
+    """What a rank has sent, on the host: see `Sent`."""
+
+    words: Words
+    tie: Tie
+    absent: NDArray[np.bool_]
 
 
 class Evidence(NamedTuple):
     """What a rank put into an exchange of one bucket, or of a piece of it from word `first` on."""
 
     gradient: Floats  # a dense traitor's own
+    sizes: list[int]  # of the parameters of the whole bucket
     momentum: Floats | None = None  # before the step
     sent: Sent | None = None  # of a vote
     first: int = 0
@@ -51,10 +65,10 @@ class Truth:
     All that are checked by one Truth have put in the same gradient and momentum, bucket by bucket.
     """
 
-    def __init__(self, comm: MPI.Comm, terms: Terms) -> None:
+    def __init__(self, comm: Comm, terms: Terms) -> None:
         self.comm, self.terms = comm, terms
-        self._honest: list[Words] = []  # what a rank sends that does not lie
-        self._sent: list[Words] = []  # what `_votes` are on
+        self._signs: list[Words] = []  # of what this rank put in
+        self._casts: list[Cast] = []  # what `_votes` are on
         self._votes: list[Words] = []
         self._means: list[Mean] = []
 
@@ -77,31 +91,47 @@ class Truth:
 
     def _vote(self, method: Method, evidence: Sequence[Evidence], results: Sequence[Floats]) -> int:
         """Vote on what was sent, by counting; and see that an honest rank sent the signs of what it put in."""
-        self._honest = self._honest or [
+        self._signs = self._signs or [
             truth.plain_words(part.gradient, part.momentum, beta=self.terms.momentum) for part in evidence
         ]
-        wrong, sent = 0, []
-        for part, honest in zip(evidence, self._honest, strict=True):
-            words = honest if part.sent is None else part.sent.words.cpu().numpy().view(np.uint64)
-            if part.sent is None:
-                wrong += len(part.gradient)  # the method has not sent any word of it
-            elif self.terms.adversary is None and not np.array_equal(words, honest):
-                wrong += differing_bits(words, honest)
-            sent.append(words)
-        self._count(evidence, sent)
+        cast = list(map(self._cast, evidence, self._signs))
+        honest = self.terms.adversary is None
+        wrong = sum(map(_unduly, evidence, self._signs, cast)) if honest else 0
+        wrong += sum(len(part.gradient) for part in evidence if part.sent is None)  # no word of it was sent
+        self._count(evidence, cast)
         return wrong + sum(map(truth.wrong_signs, results, self._votes))
 
-    def _count(self, evidence: Sequence[Evidence], sent: list[Words]) -> None:
+    def _cast(self, part: Evidence, signs: Words) -> Cast:
+        """Return what was sent of a bucket, on the host; what had to be, where nothing was."""
+        if part.sent is None:
+            return Cast(signs, Tie(self.terms.tie, self.terms.seed), np.zeros(len(part.sizes), np.bool_))
+        return Cast(part.sent.words.cpu().numpy().view(np.uint64), part.sent.tie, part.sent.absent)
+
+    def _count(self, evidence: Sequence[Evidence], cast: list[Cast]) -> None:
         """Make `_votes` those on these words; not anew, if on all ranks they are the words of before."""
-        anew = not self._votes or not all(map(np.array_equal, sent, self._sent))
+        anew = not self._votes or not all(map(_same, cast, self._casts))
         patience.quiet_barrier(self.comm)
         if self.comm.allreduce(anew):
-            ties = [part.sent.tie if part.sent else Tie(self.terms.tie, self.terms.seed) for part in evidence]
-            self._sent = [words.copy() for words in sent]
+            self._casts = [mine._replace(words=mine.words.copy(), absent=mine.absent.copy()) for mine in cast]
             self._votes = [
-                truth.plain_vote(self.comm, words, tie=tie, first=part.first)
-                for words, tie, part in zip(sent, ties, evidence, strict=True)
-            ]
+                truth.plain_vote(self.comm, mine.words, tie=mine.tie, absent=mine.absent, sizes=part.sizes,
+                                 first=part.first)
+                for mine, part in zip(cast, evidence, strict=True)
+            ]  # fmt: skip
+
+
+def _same(cast: Cast, other: Cast) -> bool:
+    return np.array_equal(cast.words, other.words) and np.array_equal(cast.absent, other.absent)
+
+
+def _unduly(part: Evidence, signs: Words, cast: Cast) -> int:
+    """Count the coordinates in which an honest rank has not sent the signs of what it put in, or unduly abstained."""
+    if part.sent is None:
+        return 0
+    wrong = truth.wrong_absence(part.gradient, cast.absent, part.sizes, first=part.first)
+    if cast.absent.any():
+        signs = signs & ~truth.mask(cast.absent, part.sizes, first=part.first, n=len(part.gradient))
+    return wrong + (0 if np.array_equal(cast.words, signs) else differing_bits(cast.words, signs))
 
 
 def differing_bits(words: Words, others: Words) -> int:

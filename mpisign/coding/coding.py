@@ -12,19 +12,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import bits, counting, ties
 from .bits import Words
 from .counting import voted_shape
 from .kernels import torch as torch_kernels
-from .sizes import words_for
+from .rules import Rule, check_rule
+from .sizes import BITS, words_for
 from .ties import Tie
+
+FLOATS = torch.float32, torch.bfloat16, torch.float16, torch.float64  # of gradients and voted signs
+_SIGNED = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+CHUNK = 1 << 18  # coordinates that are converted at once on the CPU: 1 MiB of float32, which stays in its caches
 
 
 class Kernels(Protocol):
@@ -35,9 +41,27 @@ class Kernels(Protocol):
     """
 
     def pack(self, x: Tensor, words: Tensor, /) -> None: ...
-    def momentum_pack(self, momentum: Tensor, gradient: Tensor, beta: float, words: Tensor, /) -> None: ...
+    def sign(
+        self, gradient: Tensor, words: Tensor, rule: Rule, momentum: Tensor | None, moved: Tensor | None,
+        zeros: Tensor | None, faults: Tensor | None, key: int, /,
+    ) -> None: ...  # fmt: skip
     def unpack(self, planes: Tensor, x: Tensor, /) -> None: ...
     def majority(self, words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int, /) -> None: ...
+    def silent(self, gradient: Tensor, sizes: Sequence[int], /) -> NDArray[np.bool_]: ...
+    def count_ones(self, words: Tensor, total: Tensor, /) -> None: ...
+    def count_differing(self, a: Tensor, b: Tensor, total: Tensor, /) -> None: ...
+    def fill_zeros(self, words: Tensor, zeros: Tensor, key: int, /) -> None: ...
+
+
+def _as_float32(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (place of its first coordinate, float32 tensor) for the parts of a vector: one if it is float32."""
+    if x.dtype == torch.float32:
+        yield 0, x
+        return
+    scratch = torch.empty(min(CHUNK, x.numel()), dtype=torch.float32)
+    for at in range(0, x.numel(), CHUNK):
+        part = x[at : at + CHUNK]
+        yield at, scratch[: len(part)].copy_(part)
 
 
 class _NumbaKernels:
@@ -46,14 +70,48 @@ class _NumbaKernels:
     def pack(self, x: Tensor, words: Tensor) -> None:
         bits.pack(x, words_of(words))
 
-    def momentum_pack(self, momentum: Tensor, gradient: Tensor, beta: float, words: Tensor) -> None:
-        bits.momentum_pack(momentum, gradient, beta, words_of(words))
+    def sign(
+        self, gradient: Tensor, words: Tensor, rule: Rule, momentum: Tensor | None, moved: Tensor | None,
+        zeros: Tensor | None, faults: Tensor | None, key: int,
+    ) -> None:  # fmt: skip
+        signs, found = words_of(words), 0
+        m, v = (None if x is None else x.numpy() for x in (momentum, moved))
+        z = None if zeros is None else words_of(zeros)
+        for at, part in _as_float32(gradient):
+            stop = at + len(part)
+            here, there = slice(at, stop), slice(at // BITS, words_for(stop))
+            found += bits.sign_part(
+                part.numpy(), signs[there], rule, None if m is None else m[here], None if v is None else v[here],
+                None if z is None else z[there], key, first=at,
+            )  # fmt: skip
+        if faults is not None:
+            faults += found
 
     def unpack(self, planes: Tensor, x: Tensor) -> None:
-        bits.unpack(words_of(planes), x.numel(), x)
+        if x.dtype == torch.float32:
+            bits.unpack(words_of(planes), x.numel(), x)
+            return
+        scratch = torch.empty(min(CHUNK, x.numel()), dtype=torch.float32)
+        for at in range(0, x.numel(), CHUNK):
+            part = x[at : at + CHUNK]
+            some = words_of(planes)[:, at // BITS : words_for(at + len(part))]
+            bits.unpack(np.ascontiguousarray(some), len(part), scratch[: len(part)])
+            part.copy_(scratch[: len(part)])
 
     def majority(self, words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int) -> None:
         counting.vote_into(words_of(words), tie, words_of(voted), words_of(ties), first_word)
+
+    def silent(self, gradient: Tensor, sizes: Sequence[int]) -> NDArray[np.bool_]:
+        return bits.silent(gradient.view(_SIGNED[gradient.element_size()]).numpy(), sizes)
+
+    def count_ones(self, words: Tensor, total: Tensor) -> None:
+        total += bits.count_ones(words_of(words))
+
+    def count_differing(self, a: Tensor, b: Tensor, total: Tensor) -> None:
+        total += bits.count_differing(words_of(a), words_of(b))
+
+    def fill_zeros(self, words: Tensor, zeros: Tensor, key: int) -> None:
+        bits.fill_zeros(words_of(words), words_of(zeros), key)
 
 
 def coder(device: torch.device) -> str:
@@ -124,6 +182,12 @@ def _check(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int | None, ..
         )
 
 
+def _check_floats(name: str, x: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, FLOATS))}, got {x.dtype}")
+    _check(name, x, x.dtype, shape, device)
+
+
 def _output(out: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> Tensor:
     if out is None:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -145,26 +209,37 @@ def pack(x: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def momentum_pack(momentum: Tensor, gradient: Tensor, beta: float, out: Tensor | None = None) -> Tensor:
-    """Set m <- m + (1 - beta) * (g - m) in place and pack its signs, in one pass: see `bits.momentum_pack`.
+def sign(
+    gradient: Tensor, words: Tensor, *, rule: Rule, momentum: Tensor | None = None, moved: Tensor | None = None,
+    zeros: Tensor | None = None, faults: Tensor | None = None, key: int = 0,
+) -> None:  # fmt: skip
+    """Sign a gradient by a rule and move its momentum, in one pass where it lies: see `bits.sign`.
+
+    `gradient` is (n,) of one of FLOATS, converted to float32; `words`, int64 (W,), receives the signs, `zeros`, int64
+    (W,), the coordinates that are 0. `momentum` and `moved` are float32 (n,). To `faults`, int64 (1,), the number of
+    coordinates that were not finite is added, without a wait of the host.
 
     Raises:
-        ValueError: a tensor has another dtype, shape or device, or is not contiguous, or beta is not in [0, 1).
+        ValueError: a tensor has another dtype, shape or device, or is not contiguous; the rule is faulty, or there is
+            a momentum where the rule has none, or none where it has one.
 
     """
-    _check("gradient", gradient, torch.float32, (None,), gradient.device)
-    n = gradient.numel()
-    _check("momentum", momentum, torch.float32, (n,), gradient.device)
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta: must be in [0, 1), got {beta}")
-    out = _output(out, torch.int64, (words_for(n),), gradient.device)
+    n, W, device = gradient.numel(), words_for(gradient.numel()), gradient.device
+    _check_floats("gradient", gradient, (None,), device)
+    check_rule(rule)
+    bits.check_momentum(rule, momentum, moved)
+    wanted = {"momentum": (momentum, torch.float32, n), "moved": (moved, torch.float32, n),
+              "words": (words, torch.int64, W), "zeros": (zeros, torch.int64, W),
+              "faults": (faults, torch.int64, 1)}  # fmt: skip
+    for name, (x, dtype, size) in wanted.items():
+        if x is not None:
+            _check(name, x, dtype, (size,), device)
     with _kernels(gradient) as kernels:
-        kernels.momentum_pack(momentum, gradient, beta, out)
-    return out
+        kernels.sign(gradient, words, rule, momentum, momentum if moved is None else moved, zeros, faults, key)
 
 
 def unpack(words: Tensor, n: int, out: Tensor | None = None) -> Tensor:
-    """Turn words, int64 (W,), into signs, float32 (n,) of +1 and -1, in `out` if given.
+    """Turn words, int64 (W,), into signs, (n,) of +1 and -1: float32, or in `out`, which may be of any of FLOATS.
 
     `words` may be (2, W) as the tie rule "zero" gives it: where the second row has a 1, the result is 0.
 
@@ -175,10 +250,58 @@ def unpack(words: Tensor, n: int, out: Tensor | None = None) -> Tensor:
     planes = words if words.ndim == 2 else words[None]
     rows = 2 if len(planes) == 2 else 1
     _check("words", planes, torch.int64, (rows, words_for(n)), words.device)
-    out = _output(out, torch.float32, (n,), words.device)
+    out = torch.empty(n, dtype=torch.float32, device=words.device) if out is None else out
+    _check_floats("out", out, (n,), words.device)
     with _kernels(words) as kernels:
         kernels.unpack(planes, out)
     return out
+
+
+def silent(gradient: Tensor, sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Return for each parameter whether all of its gradient is 0 or -0.0: bool (len(sizes),), on the host.
+
+    `gradient` is (n,) of one of FLOATS, and `sizes`, whose sum is n, says how many coordinates each parameter has. A
+    NaN is not 0. On a device the host waits for the answer.
+
+    Raises:
+        ValueError: `gradient` has another dtype or is not contiguous, or the sizes do not add up to n.
+
+    """
+    _check_floats("gradient", gradient, (None,), gradient.device)
+    if sum(sizes) != gradient.numel():
+        raise ValueError(f"sizes: add up to {sum(sizes)}, gradient has {gradient.numel()} coordinates")
+    with _kernels(gradient) as kernels:
+        return kernels.silent(gradient, sizes)
+
+
+def count_ones(words: Tensor, total: Tensor) -> None:
+    """Add the number of ones in `words`, int64 (W,), to `total`, int64 (1,), in place and without a wait of the host.
+
+    Raises:
+        ValueError: a tensor has another dtype, shape or device, or is not contiguous.
+
+    """
+    _check("words", words, torch.int64, (None,), words.device)
+    _check("total", total, torch.int64, (1,), words.device)
+    with _kernels(words) as kernels:
+        kernels.count_ones(words, total)
+
+
+def count_differing(a: Tensor, b: Tensor, total: Tensor) -> None:
+    """Add the number of bits in which `a` and `b`, int64 (W,), differ to `total`: see `count_ones`."""
+    _check("a", a, torch.int64, (None,), a.device)
+    _check("b", b, torch.int64, tuple(a.shape), a.device)
+    _check("total", total, torch.int64, (1,), a.device)
+    with _kernels(a) as kernels:
+        kernels.count_differing(a, b, total)
+
+
+def fill_zeros(words: Tensor, zeros: Tensor, key: int) -> None:
+    """Give the coordinates that `zeros` marks a random sign: see `bits.fill_zeros`. Both are int64 (W,)."""
+    _check("words", words, torch.int64, (None,), words.device)
+    _check("zeros", zeros, torch.int64, tuple(words.shape), words.device)
+    with _kernels(words) as kernels:
+        kernels.fill_zeros(words, zeros, key)
 
 
 def vote_into(words: Tensor, tie: Tie, voted: Tensor, ties: Tensor, first_word: int = 0) -> None:

@@ -110,6 +110,14 @@ def merge(a: Words, b: Words) -> None:
     kernels.merge_planes(a.reshape(-1), b.reshape(-1), a.shape[1])
 
 
+def double(planes: Words) -> Words:
+    """Return new counters of twice what `planes`, uint64 (G, K, BLOCK), count: (G, K + 1, BLOCK)."""
+    G, K, B = planes.shape
+    doubled = np.empty((G, K + 1, B), np.uint64)
+    doubled[:, 0], doubled[:, 1:] = 0, planes
+    return doubled
+
+
 def decide(planes: Words, P: int, W: int, tie: str | Tie = "positive", *, out: Words | None = None) -> Words:
     """Turn the counters of P voters, uint64 (G, K, BLOCK), into the majority: as `majority` returns it.
 

@@ -22,10 +22,11 @@ class Tie(NamedTuple):
 
 def coin_key(tie: Tie) -> int:
     """Return the 64 bits that seed the coins of one step: two rounds of SplitMix64's finalizer."""
-    return _mix((_mix(tie.seed & MASK) + tie.step) & MASK)
+    return mix((mix(tie.seed & MASK) + tie.step) & MASK)
 
 
-def _mix(x: int) -> int:
+def mix(x: int) -> int:
+    """Scramble 64 bits: SplitMix64's finalizer."""
     x = ((x ^ (x >> 30)) * MIX_30) & MASK
     x = ((x ^ (x >> 27)) * MIX_27) & MASK
     return x ^ (x >> 31)

@@ -65,9 +65,15 @@ def _examine(config: Config, writer: int) -> int:
         findings = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
         os.write(writer, json.dumps([(name, its.level, its.text) for name, its in findings]).encode() + b"\n")
 
-    facts, comm = examination.before_mpi(), None
-    going_on(facts, "MPI library", "mpi4py did not load it")
-    facts = examination.with_library(facts)
+    facts = examination.before_mpi()
+    comm: launch.Comm | None = None
+    if facts.without_mpi:
+        going_on(facts, "ranks", "they did not find each other: not every rank came this far, importing torch is slow, "
+                 "or the nodes can't reach MASTER_ADDR or each other (GLOO_SOCKET_IFNAME)")  # fmt: skip
+        facts, comm = examination.with_torch(facts)
+    else:
+        going_on(facts, "MPI library", "mpi4py did not load it")
+        facts = examination.with_library(facts)
     if facts.library:
         going_on(facts, "MPI library", "MPI did not start: is there an error above, or anything stale? Else not every "
                  "rank came this far, or the nodes can't reach each other")  # fmt: skip

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ranks import launch, machine
+from ..ranks import launch, machine, torchrun
 from ..ranks.nodes import nodes_of
+from ..ranks.torchrun import TorchComm
 from ..report import records
 
 if TYPE_CHECKING:
@@ -71,16 +72,16 @@ class Library:
 
 @dataclass(frozen=True)
 class World:
-    """What this rank is in MPI, and how MPI started."""
+    """What this rank is among all, and how MPI started, if it did."""
 
     rank: int
     size: int
     node: int  # nodes are numbered by their first rank
     local: int  # the rank among those of its node
-    thread_level: str
-    thread_fault: str | None
-    singly: str | None  # what is wrong if the launcher meant to start more ranks
-    cuda_aware: bool | None  # what the library claims; None if it can't be asked
+    thread_level: str = "none"
+    thread_fault: str | None = None
+    singly: str | None = None  # what is wrong if the launcher meant to start more ranks
+    cuda_aware: bool | None = None  # what the library claims; None if it can't be asked
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Facts:
     broken: dict[str, str] = field(default_factory=dict)  # packages that are there and can't be imported: why
     cached: bool | None = None  # whether compiled code can be kept; None without Numba
     cuda: Cuda | None = None
+
+    @property
+    def without_mpi(self) -> bool:
+        """Whether the ranks were started to go without MPI."""
+        return self.launcher in torchrun.LAUNCHERS
 
 
 def before_mpi() -> Facts:
@@ -179,12 +185,25 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         size=comm.size,
         node=nodes[comm.rank],
         local=nodes[: comm.rank].count(nodes[comm.rank]),
-        thread_level=machine.mpi_facts(comm)["thread_level"],
+        thread_level=machine.thread_level(),
         thread_fault=fault,
         singly=launch.started_singly(comm.size),
         cuda_aware=machine.cuda_aware(),
     )
     return replace(facts, world=world, rank=facts.rank if world.singly else comm.rank), comm
+
+
+def with_torch(facts: Facts) -> tuple[Facts, TorchComm | None]:
+    """Find the other ranks without MPI; return the facts with what this rank is, and all ranks. Collective.
+
+    Where torch can't be imported, there are no others: a check tells that.
+    """
+    if import_fault("torch"):
+        return facts, None
+    comm = TorchComm()
+    nodes = nodes_of(comm)
+    world = World(comm.rank, comm.size, nodes[comm.rank], nodes[: comm.rank].count(nodes[comm.rank]))
+    return replace(facts, world=world, rank=comm.rank), comm
 
 
 def after_mpi(facts: Facts) -> Facts:

@@ -143,7 +143,7 @@ def check_cuda_aware(ranks: Ranks) -> list[Finding]:
     claims = {True: "claims to take device memory", False: "takes no device memory", None: "can't be asked"}
     needless = "where there are devices the bench tries it first; without it, words pass through host memory"
     world = ranks[0].world
-    return [Finding(OK, f"the library {claims[world.cuda_aware]}; {needless}")] if world else []
+    return [Finding(OK, f"the library {claims[world.cuda_aware]}; {needless}")] if world and ranks[0].library else []
 
 
 def check_clock(ranks: Ranks) -> list[Finding]:

@@ -36,6 +36,8 @@ def check_packages(ranks: Ranks) -> list[Finding]:
 def _package_fault(facts: Facts, name: str, oldest: tuple[int, int]) -> str | None:
     version = facts.versions[name]
     install = f"python -m pip install '{name}>={'.'.join(map(str, oldest))}' in the environment of these ranks"
+    if name == "mpi4py" and facts.without_mpi:
+        return None
     if version is None:
         return f"{name} is missing: {install}"
     numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -47,6 +49,8 @@ def _package_fault(facts: Facts, name: str, oldest: tuple[int, int]) -> str | No
 def check_library(ranks: Ranks) -> list[Finding]:
     """See that there is an MPI library, one only, and the same on all ranks."""
     findings, known = each_fault(ERROR, ranks, _library_fault), [facts.library for facts in ranks if facts.library]
+    if ranks[0].without_mpi:
+        return [Finding(OK, f"none is needed: {ranks[0].launcher} has started the ranks; rows over MPI do not run")]
     versions = sorted({library.version for library in known})
     if len(versions) > 1:
         findings.append(
@@ -74,6 +78,8 @@ def _library_fault(facts: Facts) -> str | None:
 def check_launcher(ranks: Ranks) -> list[Finding]:
     """See that the launcher belongs to the library, so that no rank believes that it is alone."""
     library, world, launcher = ranks[0].library, ranks[0].world, ranks[0].launcher
+    if ranks[0].without_mpi:
+        return [Finding(OK, f"{launcher}, {len(ranks)} rank(s) on {len(nodes(ranks))} node(s)")]
     if library is None:
         return []
     if world and world.singly:
@@ -106,7 +112,7 @@ def _alone(mpirun: str | None, vendor: str) -> Finding:
 
 def check_threads(ranks: Ranks) -> list[Finding]:
     """See that MPI may be called from the thread that exchanges gradients."""
-    fine = [Finding(OK, facts.world.thread_level) for facts in ranks[:1] if facts.world]
+    fine = [Finding(OK, facts.world.thread_level) for facts in ranks[:1] if facts.world and facts.library]
     return each_fault(ERROR, ranks, _thread_fault) or fine
 
 

@@ -12,9 +12,8 @@ from ..ranks.agreement import differs
 from .method import Standard
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
     from ..coding.bits import Floats
+    from ..ranks.launch import Comm
 
 PIECE = 2**20  # coordinates that are sent at a time
 
@@ -26,7 +25,7 @@ class Mean:
     rounding is relative.
     """
 
-    def __init__(self, comm: MPI.Comm, x: Floats) -> None:
+    def __init__(self, comm: Comm, x: Floats) -> None:
         self.comm, P, self.n = comm, comm.size, len(x)
         self.mean, self.size = [], []
         patience.quiet_barrier(comm)

@@ -1,4 +1,4 @@
-"""A method's record, and what a method can do when it is ready to exchange. Needs neither torch nor MPI."""
+"""A method's record, and what a method can do when it is ready to exchange. Needs neither torch nor mpi4py."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from ..coding.ties import Tie
 from ..ranks.clock import Spans
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from mpi4py import MPI
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..network.traffic import Traffic
+    from ..ranks.launch import Comm
     from ..voting.adversary import Traitor
     from ..voting.bucket import Bucket
 
 Hook = Callable[[Any, Any], "torch.futures.Future[Tensor]"]
 Shapes = Sequence[tuple[int, ...]]  # of the tensors of a bucket
-See = Callable[[int, "Tensor", Tie], None]  # a bucket's number, the words that were sent, the tie rule of their vote
+# A bucket's number, the words that were sent, the tie rule of their vote, and on which parameters the rank is absent.
+See = Callable[[int, "Tensor", Tie, "NDArray[np.bool_]"], None]
 
 Kind = Literal["ceiling", "rival", "vote"]
-NCCL, MATRICES = "nccl", "matrices"  # what a method may need
+MPI, NCCL, MATRICES = "mpi", "nccl", "matrices"  # what a method may need
 
 
 class Standard(NamedTuple):
@@ -98,9 +101,9 @@ class Method:
     name: str
     kind: Kind  # "ceiling" sends nothing, a "rival" averages gradients, a "vote" votes on their signs
     summary: str
-    make: Callable[[MPI.Comm, Terms, contextlib.ExitStack], Ready]  # collective; the stack frees what it holds
+    make: Callable[[Comm, Terms, contextlib.ExitStack], Ready]  # collective; the stack frees what it holds
     traffic: Callable[[Shapes, str, Sequence[int]], Traffic]  # shapes of a bucket, tie rule, each rank's node number
     truth: Standard
-    needs: frozenset[str] = frozenset()  # of NCCL and MATRICES
+    needs: frozenset[str] = frozenset()  # of MPI, NCCL and MATRICES
     unasked: str = ""  # why it is left out on CPUs unless it is asked for
     keeps_state: bool = False  # between steps, which checkpoints do not have

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..ranks import patience
-from .method import MATRICES, NCCL, Hook, Method, Ready, Shapes, Standard, Terms
+from .method import MATRICES, MPI, NCCL, Hook, Method, Ready, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
-    from mpi4py import MPI
     from torch import Tensor
 
     from ..network.traffic import Traffic
+    from ..ranks.launch import Comm
 
 
 def _done(tensor: Tensor) -> torch.futures.Future[Tensor]:
@@ -30,7 +30,7 @@ def _done(tensor: Tensor) -> torch.futures.Future[Tensor]:
     return future
 
 
-def _none(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
+def _none(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
     """Make the ceiling: each rank keeps its own gradient.
 
     No exchange can be faster. Example: if an iteration takes 820 ms with `none` and 900 ms with `vote-alltoall`, then
@@ -67,7 +67,7 @@ class _ByMPI(Ready):
         self.state.patient = schedule == "overlap"
 
 
-def _mpi(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
+def _mpi(comm: Any, terms: Terms, resources: contextlib.ExitStack) -> Ready:
     """Make the mean by `MPI_Allreduce`, in place, in a thread.
 
     Example: 4 ranks, a bucket of 1,000 coordinates. 4,000 bytes are all-reduced; each rank sends and receives
@@ -77,14 +77,14 @@ def _mpi(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready
     resources.callback(own.Free)
 
     def all_reduce(state: patience.Patient, bucket: Any) -> Tensor:
-        from mpi4py import MPI
+        from mpi4py.MPI import IN_PLACE
 
         from ..coding.coding import on_host
 
         buffer: Tensor = bucket.buffer()
         with on_host(buffer) as host:
             host.div_(state.size)  # before the sum, as DDP does
-            state.Allreduce(MPI.IN_PLACE, host.numpy())
+            state.Allreduce(IN_PLACE, host.numpy())
         return buffer
 
     return _ByMPI(_in_thread(all_reduce, resources), own)
@@ -99,7 +99,7 @@ def _group(backend: str | None) -> dist.ProcessGroup:
     return cast("dist.ProcessGroup", dist.new_group(backend=backend))
 
 
-def _gloo(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
+def _gloo(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
     """Make the mean by Gloo: what DDP does on CPUs without a hook. Gradients on a CUDA device go through the host.
 
     Example: the same 6,000 bytes a rank as by MPI for 1,000 coordinates and 4 ranks, over Gloo's own sockets.
@@ -122,7 +122,7 @@ def _gloo(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Read
     return Ready(lambda state, bucket: (on_cuda if bucket.buffer().is_cuda else allreduce_hook)(state, bucket), group)
 
 
-def _nccl(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
+def _nccl(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
     """Make the mean by NCCL: what DDP does on CUDA devices without a hook.
 
     Example: the same 6,000 bytes a rank for 1,000 coordinates and 4 ranks, between the devices' own memory.
@@ -132,14 +132,14 @@ def _nccl(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Read
     return Ready(allreduce_hook, _group("nccl"))
 
 
-def _compressed(bits: str) -> Callable[[MPI.Comm, Terms, contextlib.ExitStack], Ready]:
+def _compressed(bits: str) -> Callable[[Comm, Terms, contextlib.ExitStack], Ready]:
     """Return the maker of PyTorch's hook that halves the bits: `fp16_compress_hook` or `bf16_compress_hook`.
 
     Example: 4 ranks, a bucket of 1,000 coordinates: 2,000 bytes are all-reduced, and each rank sends 3,000. A mean
     of 0.3 comes as 0.2999 in fp16 (11 bits) and as 0.3008 in bf16 (8 bits).
     """
 
-    def make(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
+    def make(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
         return Ready(getattr(default_hooks, f"{bits}_compress_hook"), _group(None))
@@ -150,14 +150,14 @@ def _compressed(bits: str) -> Callable[[MPI.Comm, Terms, contextlib.ExitStack], 
 POWER_SGD_BEGINS = 2  # the step of the first factors, the earliest that PyTorch allows with its error feedback
 
 
-def _power_sgd(rank: int) -> Callable[[MPI.Comm, Terms, contextlib.ExitStack], Ready]:
+def _power_sgd(rank: int) -> Callable[[Comm, Terms, contextlib.ExitStack], Ready]:
     """Return the maker of PowerSGD: a matrix is sent as the product of two thin ones (arXiv 1905.13727).
 
     Its first steps are plain all-reduces. Example: rank 2, a matrix of 512 x 4,608: 2 (512 + 4,608) coordinates go
     into all-reduces instead of 512 * 4,608, one in 230.
     """
 
-    def make(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
+    def make(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
         import logging
 
         from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
@@ -214,7 +214,7 @@ _POWER_SGD_UNASKED = (
 )  # fmt: skip
 RIVALS = (
     Method("none", "ceiling", "sends nothing: the ceiling", _none, _all_reduced(0), Standard("nothing")),
-    Method("mpi", "rival", "fp32 all-reduce by MPI", _mpi, _all_reduced(4), _mean(2**-24)),
+    Method("mpi", "rival", "fp32 all-reduce by MPI", _mpi, _all_reduced(4), _mean(2**-24), frozenset({MPI})),
     Method("gloo", "rival", "fp32 all-reduce by Gloo, PyTorch's own on CPUs", _gloo, _all_reduced(4), _mean(2**-24)),
     Method("nccl", "rival", "fp32 all-reduce by NCCL", _nccl, _all_reduced(4), _mean(2**-24), frozenset({NCCL})),
     Method("fp16", "rival", "fp16 all-reduce by NCCL, or by Gloo without it", _compressed("fp16"), _all_reduced(2),

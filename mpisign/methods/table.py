@@ -11,13 +11,13 @@ from .rivals import RIVALS
 from .votes import VOTES
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 METHODS: dict[str, Method] = {method.name: method for method in (*RIVALS, *VOTES)}
 
 
 @contextlib.contextmanager
-def ready(comm: MPI.Comm, methods: Mapping[str, Method], *, terms: Terms) -> Iterator[dict[str, Ready]]:
+def ready(comm: Comm, methods: Mapping[str, Method], *, terms: Terms) -> Iterator[dict[str, Ready]]:
     """Make methods ready, under the names that they are given, and free what they hold. Collective.
 
     Votes share one momentum, or each would have its own of the size of the gradient; so methods that are compared

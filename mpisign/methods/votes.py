@@ -7,16 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..coding.rules import Signum
 from ..coding.sizes import words_for
 from ..coding.ties import Tie
 from ..voting.exchange import EXCHANGES
-from .method import NCCL, Method, Ready, See, Shapes, Standard, Terms
+from .method import MPI, NCCL, Method, Ready, See, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..network.traffic import Traffic
+    from ..ranks.launch import Comm
     from ..voting.bucket import Bucket
     from ..voting.hook import VoteState
 
@@ -37,29 +40,29 @@ class ReadyVote(Ready):
         return False
 
     def momentum_of(self, bucket: Bucket) -> Tensor | None:
-        return self.state.momentum_of(bucket) if self.state.momentum else None
+        return self.state.momentum_of(bucket) if self.state.rule.has_momentum else None
 
     def observe(self, see: See | None) -> None:
         state = self.state
 
-        def observer(number: int, words: Tensor) -> None:
+        def observer(number: int, words: Tensor, absent: NDArray[np.bool_]) -> None:
             if see is not None:
-                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)))
+                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)), absent)
 
         state.observer = None if see is None else observer
 
 
-def _vote(exchange: str, backend: str | None) -> Callable[[MPI.Comm, Terms, contextlib.ExitStack], ReadyVote]:
+def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextlib.ExitStack], ReadyVote]:
     """Return the maker of a vote by one of EXCHANGES, over MPI or a backend of torch.distributed."""
 
-    def make(comm: MPI.Comm, terms: Terms, resources: contextlib.ExitStack) -> ReadyVote:
+    def make(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> ReadyVote:
         from ..voting.carriers import GroupComm
         from ..voting.hook import VoteState, vote_hook
 
-        carrier: Any = GroupComm(comm, backend) if backend else comm
+        carrier: Any = GroupComm(None, backend) if backend else comm
         state = VoteState(
-            carrier, terms.momentum, exchange=exchange, tie=terms.tie, adversary=terms.adversary, seed=terms.seed,
-            spans=terms.spans, takes_device_memory=terms.takes_device_memory,
+            carrier, rule=Signum(terms.momentum), exchange=exchange, tie=terms.tie, adversary=terms.adversary,
+            seed=terms.seed, spans=terms.spans, takes_device_memory=terms.takes_device_memory,
         )  # fmt: skip
         resources.callback(state.close)
         return ReadyVote(vote_hook, state)
@@ -68,20 +71,21 @@ def _vote(exchange: str, backend: str | None) -> Callable[[MPI.Comm, Terms, cont
 
 
 def _voted(exchange: str) -> Callable[..., Traffic]:
-    """Book a vote on one bit a coordinate."""
+    """Book a vote on one bit a coordinate, and one a parameter."""
 
     def traffic(shapes: Shapes, tie: str, nodes: Sequence[int]) -> Traffic:
         from ..network.traffic import vote
 
-        return vote(exchange, words_for(sum(map(math.prod, shapes))), tie=tie, nodes=nodes)
+        return vote(exchange, words_for(sum(map(math.prod, shapes))), tie=tie, nodes=nodes, parts=len(shapes))
 
     return traffic
 
 
 def _method(exchange: str, backend: str | None = None) -> Method:
     name, by = (f"vote-{exchange}-{backend}", backend) if backend else (f"vote-{exchange}", "MPI")
+    needs = frozenset({MPI} if backend is None else {NCCL} if backend == NCCL else ())
     return Method(name, "vote", f"majority vote by the exchange {exchange}, over {by}", _vote(exchange, backend),
-                  _voted(exchange), Standard("vote"), frozenset({NCCL} if backend == NCCL else ()))  # fmt: skip
+                  _voted(exchange), Standard("vote"), needs)  # fmt: skip
 
 
 # The same algorithm over the rivals' transport tells what is the algorithm's and what the transport's.

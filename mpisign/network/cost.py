@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..coding.sizes import BITS, BLOCK, blocks_for, planes_for, share_for, words_for
-from .traffic import PHASES, Traffic, all_reduce, in_turn
+from .traffic import Traffic, all_reduce, in_turn, phases
 
 FOLDS = 3  # one size in so many is held out in turn; fewer sizes than this can't be fitted
 GBIT = 1e9 / 8  # bytes a second
@@ -75,7 +75,7 @@ class Formula(NamedTuple):
     def phases(self, d: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
         """Return what an exchange of d coordinates sends, phase after phase; `nodes` is each rank's node number."""
         if self.exchange:
-            return PHASES[self.exchange](words_for(d), tie, nodes)
+            return phases(self.exchange, words_for(d), tie=tie, nodes=nodes)
         return [all_reduce(self.size * d, len(nodes))]
 
 

@@ -2,7 +2,8 @@
 
 What is sent is booked by what a collective delivers, not by how an MPI library relays it: an all-to-all or all-gather
 of blocks m sends (P - 1) m and receives (P - 1) m; a gather or broadcast costs its root (P - 1) m and every other
-rank m; an all-reduce of m costs 2 (P - 1) / P m both ways, the least that is possible (Patarasuk & Yuan 2009).
+rank m; an all-reduce of m costs 2 (P - 1) / P m both ways, the least that is possible (Patarasuk & Yuan 2009). The
+roll is an all-gather. A rank that is absent sends what it would send anyway.
 
 Counted are coordinates n, words W of BITS signs each, and counters: blocks of K planes of BLOCK words.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coding.sizes import BLOCK, WORD, blocks_for, planes_for, share_for
+from ..coding.sizes import BLOCK, WORD, blocks_for, planes_for, roll_for, share_for
 
 # int64 (P, 2): bytes that each rank sends and receives
 Traffic = NDArray[np.int64]
@@ -30,7 +31,7 @@ def _both(sent: NDArray[np.int64] | int, received: NDArray[np.int64] | int, P: i
     return np.stack([np.broadcast_to(sent, P), np.broadcast_to(received, P)], axis=1).astype(np.int64)
 
 
-def _ballots(tie: str) -> int:
+def _back(tie: str) -> int:
     """Return how many bits a coordinate's vote has on the way back."""
     return 2 if tie == "zero" else 1
 
@@ -45,42 +46,45 @@ def _broadcast(m: int, roots: NDArray[np.bool_], ranks: NDArray[np.int64] | int)
     return _gather(m, roots, ranks)[:, ::-1]
 
 
-def _allgather_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+def _allgather_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
-    return [_both((P - 1) * W * WORD, (P - 1) * W * WORD, P)]
+    m = (P - 1) * ballots * W * WORD
+    return [_both(m, m, P)]
 
 
-def _server_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+def _server_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
     root = np.arange(P) == 0
-    return [_gather(W * WORD, root, P), _broadcast(_ballots(tie) * W * WORD, root, P)]
+    return [_gather(ballots * W * WORD, root, P), _broadcast(_back(tie) * W * WORD, root, P)]
 
 
-def _alltoall_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+def _alltoall_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
     m = (P - 1) * share_for(W, P) * WORD
-    return [_both(m, m, P), _both(_ballots(tie) * m, _ballots(tie) * m, P)]
+    return [_both(ballots * m, ballots * m, P), _both(_back(tie) * m, _back(tie) * m, P)]
 
 
-def _counter_bytes(W: int, P: int) -> int:
-    return blocks_for(W) * planes_for(P) * BLOCK * WORD
+def _counter_bytes(W: int, ballots: int) -> int:
+    return blocks_for(W) * planes_for(ballots) * BLOCK * WORD
 
 
-def _reduce_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
-    return [all_reduce(_counter_bytes(W, len(nodes)), len(nodes))]
+def _reduce_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
+    P = len(nodes)
+    return [all_reduce(_counter_bytes(W, ballots * P), P)]
 
 
-def _hierarchical_phases(W: int, tie: str, nodes: Sequence[int]) -> list[Traffic]:
+def _hierarchical_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
     found, first, of, ranks = np.unique(np.asarray(nodes), return_index=True, return_inverse=True, return_counts=True)
     leads, among = np.isin(np.arange(P), first), np.zeros((P, 2), np.int64)
-    among[first] = all_reduce(_counter_bytes(W, P), len(found))
-    inward = _gather(W * WORD, leads, ranks[of])
-    return [inward, among, _broadcast(_ballots(tie) * W * WORD, leads, ranks[of])]
+    among[first] = all_reduce(_counter_bytes(W, ballots * P), len(found))
+    inward = _gather(ballots * W * WORD, leads, ranks[of])
+    return [inward, among, _broadcast(_back(tie) * W * WORD, leads, ranks[of])]
 
 
-# What one vote of each exchange moves, phase after phase: W words, the tie rule, each rank's node number -> traffic.
-PHASES: dict[str, Callable[[int, str, Sequence[int]], list[Traffic]]] = {
+# What one vote of each exchange moves, phase after phase: W words, the tie rule, each rank's node number and how many
+# ballots each casts -> traffic.
+PHASES: dict[str, Callable[[int, str, Sequence[int], int], list[Traffic]]] = {
     "allgather": _allgather_phases,
     "server": _server_phases,
     "alltoall": _alltoall_phases,
@@ -89,9 +93,24 @@ PHASES: dict[str, Callable[[int, str, Sequence[int]], list[Traffic]]] = {
 }
 
 
-def vote(exchange: str, W: int, *, tie: str, nodes: Sequence[int]) -> Traffic:
-    """Return the bytes that each rank sends and receives in one vote; `nodes` is each rank's node number."""
-    total: Traffic = np.sum(PHASES[exchange](W, tie, nodes), axis=0)
+def phases(
+    exchange: str, W: int, *, tie: str, nodes: Sequence[int], parts: int = 0, abstain: bool = False
+) -> list[Traffic]:
+    """Return what one vote moves, phase after phase; the arguments are those of `vote`."""
+    moved = PHASES[exchange](W, tie, nodes, 2 if abstain else 1)
+    if parts:  # the roll goes beside the first phase
+        m = (len(nodes) - 1) * roll_for(parts) * WORD
+        moved[0] = moved[0] + _both(m, m, len(nodes))
+    return moved
+
+
+def vote(exchange: str, W: int, *, tie: str, nodes: Sequence[int], parts: int = 0, abstain: bool = False) -> Traffic:
+    """Return the bytes that each rank sends and receives in one vote.
+
+    `nodes` is each rank's node number, `parts` the number of parameters in the roll, which is not called with none.
+    Ranks that may `abstain` by coordinate cast two ballots.
+    """
+    total: Traffic = np.sum(phases(exchange, W, tie=tie, nodes=nodes, parts=parts, abstain=abstain), axis=0)
     return total
 
 

@@ -11,8 +11,9 @@ from .launch import refuse
 
 if TYPE_CHECKING:
     import numpy as np
-    from mpi4py import MPI
     from numpy.typing import NDArray
+
+    from .launch import Comm
 
 
 class Gathering(Protocol):
@@ -36,7 +37,7 @@ def first_fault(comm: Gathering, fault: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def refusing(comm: MPI.Comm, program: str) -> Iterator[None]:
+def refusing(comm: Comm, program: str) -> Iterator[None]:
     """End on all ranks if the block raises a ValueError on any; the first one is printed. Collective at its end."""
     fault = None
     try:
@@ -45,7 +46,7 @@ def refusing(comm: MPI.Comm, program: str) -> Iterator[None]:
         fault = str(error)
     fault = first_fault(comm, fault)
     if fault is not None:
-        refuse(program, fault, rank=comm.rank)
+        refuse(program, fault, comm)
 
 
 def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:
@@ -63,7 +64,7 @@ def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:
         raise ValueError(f"ranks ask for different votes: {sorted({str(wish) for wish in wishes})}")
 
 
-def differs(comm: MPI.Comm, result: NDArray[np.float32]) -> int:
+def differs(comm: Comm, result: NDArray[np.float32]) -> int:
     """Return 1 where a result is not rank 0's, bit for bit, else 0. Collective."""
     import hashlib
 
@@ -72,7 +73,7 @@ def differs(comm: MPI.Comm, result: NDArray[np.float32]) -> int:
     return int(digest != comm.bcast(digest))
 
 
-def same_everywhere(comm: MPI.Comm, arrays: Iterator[NDArray[np.float32]]) -> bool:
+def same_everywhere(comm: Comm, arrays: Iterator[NDArray[np.float32]]) -> bool:
     """Tell whether all ranks hold the same bits. Collective."""
     import hashlib
 

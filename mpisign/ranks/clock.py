@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
-    from mpi4py import MPI
+
+    from .launch import Comm
 
 
 class Event(NamedTuple):
@@ -25,12 +26,13 @@ class Event(NamedTuple):
 class Spans:
     """Seconds by name, added up until they are taken. If `traced`, when each span began is kept too.
 
-    `most` is the largest number of spans between two takes.
+    `most` is the largest number of spans between two takes. All that is added is added to `into`, too.
     """
 
     PATIENCE = 1000  # spans of a device that are left open; later ones are over long ago
 
-    def __init__(self, traced: bool = False) -> None:
+    def __init__(self, traced: bool = False, *, into: Spans | None = None) -> None:
+        self.into = into
         self.seconds: dict[str, float] = {}
         self.most = self._count = 0
         self.traced = traced
@@ -45,6 +47,8 @@ class Spans:
         """Add a span that this thread has measured: the main one's row is "training", any other's "vote"."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self._count += 1
+        if self.into is not None:
+            self.into.add(name, began, seconds)
         if self.traced:
             main = threading.get_ident() == threading.main_thread().ident
             self.mark("training" if main else "vote", name, began, seconds)
@@ -60,6 +64,8 @@ class Spans:
         It has no place on the time line: when it began is not known by the host's clock.
         """
         self._count += 1
+        if self.into is not None:
+            self.into.later(name, seconds)
         self._open.append((name, seconds))
         if len(self._open) > self.PATIENCE:
             self._close(len(self._open) // 2)
@@ -101,7 +107,7 @@ PINGS = 20
 
 
 def clock_offset(
-    comm: MPI.Comm, nodes: list[int], *, clock: Callable[[], float] = time.perf_counter
+    comm: Comm, nodes: list[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
     """Return what to add to this rank's clock to get rank 0's, and how far off that may be on any rank, in seconds.
 

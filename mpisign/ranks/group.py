@@ -1,4 +1,4 @@
-"""A process group of torch.distributed, started over MPI."""
+"""The default process group of torch.distributed."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .torchrun import TorchComm
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from .launch import Comm
 
 
 @contextlib.contextmanager
-def process_group(comm: MPI.Comm, backend: str, *, one_node: bool) -> Iterator[None]:
-    """Start torch.distributed over MPI and stop it: rank 0 listens on a free port and tells the others."""
+def process_group(comm: Comm, backend: str, *, one_node: bool) -> Iterator[None]:
+    """Start torch.distributed and stop it."""
     import torch.distributed as dist
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    host = _address(comm, one_node)
     if one_node:  # Gloo would look up the host's name, which need not resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    server = None
-    if comm.rank == 0:
-        server = TCPStore(host, 0, comm.size, is_master=True, wait_for_workers=False)
-    port = comm.bcast(server.port if server else None)
-    store = server or TCPStore(host, port, comm.size, is_master=False)
-    dist.init_process_group(backend, store=store, rank=comm.rank, world_size=comm.size)
+    dist.init_process_group(backend, store=_store(comm, one_node), rank=comm.rank, world_size=comm.size)
     yield
     # Not if the block raises: on one rank alone this may wait for the others, who wait for it.
     dist.destroy_process_group()
 
 
-def _address(comm: MPI.Comm, one_node: bool) -> str:
-    """Return where the other ranks reach rank 0. Collective."""
-    host = "127.0.0.1" if one_node else socket.gethostname()
-    return str(comm.bcast(host))
+def _store(comm: Comm, one_node: bool) -> Any:
+    """Return where ranks find each other: over MPI rank 0 listens on a free port and tells the others. Collective."""
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    if isinstance(comm, TorchComm):
+        return PrefixStore("default", comm.store)
+    host = str(comm.bcast("127.0.0.1" if one_node else socket.gethostname()))
+    server = None
+    if comm.rank == 0:
+        server = TCPStore(host, 0, comm.size, is_master=True, wait_for_workers=False)
+    port = comm.bcast(server.port if server else None)
+    return server or TCPStore(host, port, comm.size, is_master=False)
 
 
 def nccl_fault() -> str | None:

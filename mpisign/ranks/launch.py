@@ -1,6 +1,6 @@
-"""The MPI session: how ranks start, and end together.
+"""The session: how ranks start, over MPI or without it, and end together.
 
-Nothing here imports mpi4py before it must: `--help` needs no MPI.
+Nothing here imports mpi4py or torch before it must: `--help` needs neither.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from . import torchrun
+from .torchrun import TorchComm
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    Comm: TypeAlias = MPI.Comm | TorchComm  # what a session gives to a command
 
 # What launchers tell the processes that they start, the one nearest to the process first: (ranks, this rank).
 LAUNCHERS = {
@@ -24,6 +29,8 @@ LAUNCHERS = {
     "the scheduler": ("SLURM_NTASKS", "SLURM_PROCID"),
 }
 FAULTY = 2  # the exit code for bad input, argparse's own
+PASSING_ON = 0.5  # seconds; a launcher may end before it has passed on what was printed
+GRACE = 10.0  # seconds; torchrun ends all ranks with the first that fails, and the one that speaks may be late
 
 
 class JobError(Exception):
@@ -32,6 +39,9 @@ class JobError(Exception):
 
 def launched() -> tuple[str, int, int]:
     """Return who started this process, how many ranks it meant to start, and which one this is to be."""
+    by = torchrun.launcher()
+    if by:
+        return by, int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     for launcher, (size, rank) in LAUNCHERS.items():
         if os.environ.get(size, "").isdigit():
             return launcher, int(os.environ[size]), int(os.environ.get(rank, "0"))
@@ -50,18 +60,18 @@ def started_singly(size: int) -> str | None:
     )
 
 
+def without_mpi(comm: Comm) -> str | None:
+    """Say why there is no MPI, or None."""
+    return f"started by {torchrun.launcher()}: no MPI" if isinstance(comm, TorchComm) else None
+
+
 @contextlib.contextmanager
-def session(program: str) -> Iterator[MPI.Comm]:
-    """Start MPI and yield COMM_WORLD; when one rank raises, print its traceback and abort all ranks.
+def session(program: str) -> Iterator[Comm]:
+    """Yield all ranks: COMM_WORLD of MPI, which is started, or torchrun's; if one raises, tell it and end all of them.
 
     A SystemExit passes: who raises it has agreed on it with the others (`agreement.refusing`).
     """
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
-    fault = started_singly(comm.size)
-    if fault:
-        refuse(program, fault)
+    comm = TorchComm() if torchrun.launcher() else _world(program)
     try:
         yield comm
     except SystemExit:
@@ -69,23 +79,45 @@ def session(program: str) -> Iterator[MPI.Comm]:
     except BaseException as error:
         if comm.size == 1 and not isinstance(error, JobError):
             raise
-        if isinstance(error, KeyboardInterrupt):
-            print(f"{program}: rank {comm.rank} was interrupted", file=sys.stderr, flush=True)
-        elif isinstance(error, JobError):
-            print(f"{program}: error: rank {comm.rank}: {error}", file=sys.stderr, flush=True)
-        else:
-            print(f"{program}: rank {comm.rank} failed, the job ends:\n{traceback.format_exc()}",
-                  file=sys.stderr, flush=True)  # fmt: skip
+        if not isinstance(comm, TorchComm) or comm.first_to_fail():
+            print(_told(program, error, rank=comm.rank), file=sys.stderr, flush=True)
         sys.stdout.flush()
-        time.sleep(0.5)  # else a launcher may end before it has passed on what was printed
+        time.sleep(PASSING_ON)
         comm.Abort(1)
 
 
-def refuse(program: str, fault: str, *, rank: int | None = None) -> NoReturn:
+def _world(program: str) -> MPI.Comm:
+    """Start MPI."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        refuse(program, f"MPI can't be loaded ({reason}): mpisign doctor tells more; torchrun starts ranks without MPI")
+    fault = started_singly(MPI.COMM_WORLD.size)
+    if fault:
+        refuse(program, fault)
+    return MPI.COMM_WORLD
+
+
+def _told(program: str, error: BaseException, *, rank: int) -> str:
+    """Say how a rank came to its end."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"{program}: rank {rank} was interrupted"
+    if isinstance(error, JobError):
+        return f"{program}: error: rank {rank}: {error}"
+    return f"{program}: rank {rank} failed, the job ends:\n{traceback.format_exc()}"
+
+
+def refuse(program: str, fault: str, comm: Comm | None = None) -> NoReturn:
     """End with one line, printed by rank 0, and exit code 2. Every rank must come here.
 
-    `rank` is this one's, where MPI has started; else what the launcher said of it.
+    Without `comm`, before the ranks have met, the launcher has said which rank this is.
     """
-    if (launched()[2] if rank is None else rank) == 0:
+    rank = launched()[2] if comm is None else comm.rank
+    if rank == 0:
         print(f"{program}: error: {fault}", file=sys.stderr, flush=True)
+    if isinstance(comm, TorchComm):
+        comm.Barrier()
+    elif rank and torchrun.launcher():
+        time.sleep(GRACE)
     raise SystemExit(FAULTY)

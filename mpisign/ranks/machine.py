@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from . import launch
+from .torchrun import TorchComm
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from .launch import Comm
 
 
 def machine() -> dict[str, Any]:
@@ -83,16 +85,25 @@ def check_threads() -> None:
         raise ValueError("MPI: must be started with thread level serialized or multiple: gradients go through a thread")
 
 
-def mpi_facts(comm: MPI.Comm) -> dict[str, Any]:
-    """Return what a record tells of MPI."""
+def start_facts(comm: Comm) -> dict[str, Any]:
+    """Return what a record tells of how the ranks were started, and of MPI."""
+    facts = {"launcher": launch.launched()[0], "ranks": comm.size}
+    if isinstance(comm, TorchComm):
+        return facts | dict.fromkeys(("mpi", "mpi_standard", "thread_level"), "none")
+    from mpi4py import MPI
+
+    vendor, version = MPI.get_vendor()
+    return facts | {
+        "mpi": f"{vendor} {'.'.join(map(str, version))}",
+        "mpi_standard": ".".join(map(str, MPI.Get_version())),
+        "thread_level": thread_level(),
+    }
+
+
+def thread_level() -> str:
+    """Return the name of MPI's thread level."""
     from mpi4py import MPI
 
     levels = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled",
               MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple"}  # fmt: skip
-    vendor, version = MPI.get_vendor()
-    return {
-        "mpi": f"{vendor} {'.'.join(map(str, version))}",
-        "mpi_standard": ".".join(map(str, MPI.Get_version())),
-        "thread_level": levels[MPI.Query_thread()],
-        "ranks": comm.size,
-    }
+    return levels[MPI.Query_thread()]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpi4py import MPI
     from numpy.typing import NDArray
 
+    from .launch import Comm
 
-def quiet_barrier(comm: MPI.Comm) -> None:
+
+def quiet_barrier(comm: Comm) -> None:
     """Wait for all ranks asleep, looking up every millisecond: a barrier for where no clock runs.
 
     MPI waits by spinning. Where ranks share cores, those that wait would take the time of those that still work.
@@ -18,6 +21,12 @@ def quiet_barrier(comm: MPI.Comm) -> None:
     request = comm.Ibarrier()
     while not request.Test():
         time.sleep(0.001)
+
+
+def start_allgather(comm: Any, sent: NDArray[Any], received: NDArray[Any]) -> Callable[[], None]:
+    """Start an all-gather and return what waits for it, asleep if the communicator is patient."""
+    request = comm.Iallgather(sent, received)
+    return (lambda: comm.finish(request)) if isinstance(comm, Patient) else request.Wait
 
 
 class Patient:
@@ -46,6 +55,13 @@ class Patient:
         while not MPI.Request.Testall(requests):
             time.sleep(nap)
             nap = min(2 * nap, self.NAPS[1])
+
+    def finish(self, request: MPI.Request) -> None:
+        """Wait for what was started."""
+        if self._origin.patient:
+            self._wait([request])
+        else:
+            request.Wait()
 
     def Gather(self, sent: NDArray[Any], received: NDArray[Any] | None, root: int = 0) -> None:
         """Gather blocks into the rows of the root's `received`, each sent to it directly if patient.

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import launch
-from .machine import check_threads, mpi_facts
+from .machine import check_threads, start_facts
 from .machine import machine as machine_facts
 from .nodes import nodes_of
 
 if TYPE_CHECKING:
     import torch
-    from mpi4py import MPI
+
+    from .launch import Comm
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Place:
     nodes: list[int]
     machine: dict[str, Any]
     without_nccl: str | None  # why NCCL can't run here
+    without_mpi: str | None  # why there is no MPI
 
     @property
     def backend(self) -> str:
@@ -45,7 +47,7 @@ class Place:
         return len(set(self.nodes)) == 1
 
 
-def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
+def find(comm: Comm, share_gpus: bool = False) -> Place:
     """Choose this rank's device, set torch's number of threads, and return both with the machine's facts. Collective.
 
     All ranks run on the same kind of device. Ranks share a CUDA device only with `share_gpus`.
@@ -58,7 +60,9 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
 
     from .group import nccl_fault
 
-    check_threads()
+    without_mpi = launch.without_mpi(comm)
+    if without_mpi is None:
+        check_threads()
     nodes = nodes_of(comm)
     mine, before = nodes[comm.rank], nodes[: comm.rank].count(nodes[comm.rank])
     own = torch.device("cuda", before % torch.cuda.device_count()) if torch.cuda.is_available() else None
@@ -74,7 +78,7 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     neighbours = [other for node, other in zip(nodes, comm.allgather(affinity), strict=True) if node == mine]
     if cuda:
         torch.cuda.set_device(device)
-    machine = comm.bcast(machine_facts() if comm.rank == 0 else None) | mpi_facts(comm)
+    machine = comm.bcast(machine_facts() if comm.rank == 0 else None) | start_facts(comm)
     machine |= {"nodes": len(set(nodes)), "cores": len(set().union(*neighbours)), "gpus": gpus if cuda else 0}
     machine["device"] = torch.cuda.get_device_name(device) if cuda else machine["cpu"]
     machine["ranks_per_core"] = len(neighbours) / machine["cores"]
@@ -82,9 +86,11 @@ def find(comm: MPI.Comm, share_gpus: bool = False) -> Place:
     machine["torch_threads"] = threads_for(affinity, neighbours)
     torch.set_num_threads(machine["torch_threads"])
     if cuda:
-        fault = device_memory_fault(str(device)) if before == 0 else None  # one rank of a node asks for all
+        fault = without_mpi
+        if before == 0:  # one rank of a node asks for all
+            fault = fault or device_memory_fault(str(device))
         machine["device_memory_fault"] = next(filter(None, comm.allgather(fault)), None)
-    return Place(device, nodes, comm.bcast(machine), without_nccl)
+    return Place(device, nodes, comm.bcast(machine), without_nccl, without_mpi)
 
 
 def bound(masks: Sequence[Set[int]]) -> bool:

@@ -73,8 +73,11 @@ def _hardware(summary: Summary) -> str:
 
 def _software(summary: Summary) -> str:
     machine = _machine(summary)
+    mpi = f"{machine['mpi']} (thread level {machine['thread_level']})"
+    if machine["mpi"] == "none":
+        mpi = f"no MPI, ranks started by {machine['launcher']}"
     return (
-        f"software: {machine['mpi']} (thread level {machine['thread_level']}), torch {machine['torch']}, "
+        f"software: {mpi}, torch {machine['torch']}, "
         f"numba {machine['numba']}, mpi4py {machine['mpi4py']}, Python {machine['python']}, "
         f"mpisign commit {machine['commit']}"
     )

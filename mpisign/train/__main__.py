@@ -1,6 +1,7 @@
-"""Train a classifier by majority vote of signs, or by a dense rival, over MPI.
+"""Train a classifier by majority vote of signs, or by a dense rival, over MPI or without it.
 
 mpirun -n 8 python -m mpisign.train --data PATH --model resnet50
+torchrun --nproc-per-node 8 -m mpisign.train --data PATH --model resnet50
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from ..ranks import agreement, launch, options
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
     from ..methods.method import Ready, Terms
+    from ..ranks.launch import Comm
     from .log import Log
     from .setting import Setting
     from .stop import Stop
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with agreement.refusing(comm, PROGRAM):
             check_agreed(comm, setting.train, part="train")
             check_agreed(comm, setting.validate, part="val")
-        here, terms = setting.place, setting.terms
+        here, terms, config = setting.place, setting.terms, setting.config
         chosen = {config.method: METHODS[config.method]}
         with (
             place.telling_of_memory(),
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _train(comm, setting, stop=stop, method=methods[config.method], terms=terms)
 
 
-def _train(comm: MPI.Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:
+def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:
     """Begin or go on; return the exit code."""
     from . import checkpoint, resume
     from .log import Log, Progress

@@ -9,14 +9,15 @@ from ..ranks.launch import JobError
 from ..workload.data import Pictures
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
     from torch import Tensor
+
+    from ..ranks.launch import Comm
 
 
 class Broken:
     """The pictures that this rank could not decode; `skip` leaves them out, else the first one ends the job."""
 
-    def __init__(self, comm: MPI.Comm, *, skip: bool) -> None:
+    def __init__(self, comm: Comm, *, skip: bool) -> None:
         self.comm, self.skip = comm, skip
         self._faults: set[str] = set()
 

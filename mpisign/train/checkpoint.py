@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 FORMAT = 1
 _PARTIAL = ".partial"
@@ -35,9 +35,7 @@ def saved(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
 
 
-def write(
-    comm: MPI.Comm, folder: Path, *, step: int, common: dict[str, Any], own: dict[str, Any], keep: int
-) -> str | None:
+def write(comm: Comm, folder: Path, *, step: int, common: dict[str, Any], own: dict[str, Any], keep: int) -> str | None:
     """Write a checkpoint and remove all but the newest `keep`; return None, or on all ranks why it failed. Collective.
 
     `common` is taken from rank 0, `own` from each rank. A write that fails leaves the older checkpoints as they were.
@@ -80,7 +78,7 @@ def clear(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def read(comm: MPI.Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def read(comm: Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what is common to all ranks, and what was this rank's own, or None if it was not there. Collective.
 
     Raises:
@@ -136,7 +134,7 @@ def _unpacked(data: bytes) -> dict[str, Any]:
     return state
 
 
-def _to_root(comm: MPI.Comm, rank: int, own: dict[str, Any]) -> bytes | None:
+def _to_root(comm: Comm, rank: int, own: dict[str, Any]) -> bytes | None:
     """Bring one rank's state to rank 0, which gets it; all others get None."""
     if comm.rank not in (0, rank):
         return None
@@ -154,7 +152,7 @@ def _to_root(comm: MPI.Comm, rank: int, own: dict[str, Any]) -> bytes | None:
     return state.tobytes()
 
 
-def _from_root(comm: MPI.Comm, rank: int | None, path: Path) -> bytes:
+def _from_root(comm: Comm, rank: int | None, path: Path) -> bytes:
     """Bring a file that rank 0 reads to one rank, or to all of them (None); the others get nothing."""
     data = np.frombuffer(path.read_bytes(), np.uint8) if comm.rank == 0 else np.empty(0, np.uint8)
     if rank is None:

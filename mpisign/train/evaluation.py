@@ -17,8 +17,7 @@ from .stop import Stopped
 from .sums import Sums
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
+    from ..ranks.launch import Comm
     from .broken import Broken
     from .recipe import Recipe
 
@@ -39,7 +38,7 @@ class Evaluation:
     """The pictures for validation, each on one rank. Collective, as all it does."""
 
     def __init__(
-        self, comm: MPI.Comm, config: Recipe, *, pictures: Pictures, device: torch.device, broken: Broken,
+        self, comm: Comm, config: Recipe, *, pictures: Pictures, device: torch.device, broken: Broken,
         stop: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.comm, self.config, self.device = comm, config, device
@@ -84,17 +83,16 @@ class Evaluation:
         return np.array([int(known.sum()), loss, int(right[:, 0].sum()), int(right.sum())], float)
 
 
-def average_statistics(comm: MPI.Comm, model: nn.Module) -> None:
+def average_statistics(comm: Comm, model: nn.Module) -> None:
     """Set BatchNorm's running means and variances to their mean over the ranks. Collective.
 
     Each rank keeps its own while it trains. (The mean of the variances leaves out how far the means lie apart.)
     """
-    from mpi4py import MPI
-
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if buffers:
         flat = torch.cat([buffer.reshape(-1) for buffer in buffers]).double().cpu().numpy()
-        comm.Allreduce(MPI.IN_PLACE, flat)
-        means = torch.split(torch.from_numpy(flat / comm.size), [buffer.numel() for buffer in buffers])
+        total = np.empty_like(flat)
+        comm.Allreduce(flat, total)
+        means = torch.split(torch.from_numpy(total / comm.size), [buffer.numel() for buffer in buffers])
         for buffer, mean in zip(buffers, means, strict=True):
             buffer.copy_(mean.reshape(buffer.shape))

@@ -13,6 +13,7 @@ from ..voting.schedule import SCHEDULES
 
 # Without the ceiling, which lets the replicas drift apart, and without what a checkpoint would lack the state of.
 TRAINABLE = tuple(name for name, method in METHODS.items() if method.kind != "ceiling" and not method.keeps_state)
+DEFAULT = "vote-alltoall"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class Recipe:
     data: str = option("", "a folder with train/<class>/ and val/<class>/, as ImageNet's", metavar="PATH")
     model: str = option("resnet50", "torchvision's name of a classifier, or tiny", metavar="NAME")
     method: str = option(
-        "vote-alltoall", f"how gradients are exchanged: {', '.join(TRAINABLE)}", choices=TRAINABLE, metavar="NAME"
+        "",
+        f"how gradients are exchanged (default: {DEFAULT}, without MPI -nccl or -gloo): {', '.join(TRAINABLE)}",
+        choices=TRAINABLE,
+        metavar="NAME",
     )
     schedule: str = option("overlap", "when votes are taken: during backward, or behind it", choices=SCHEDULES)
     optimizer: str = option("sgd", "of a dense method; a vote is applied by sgd", choices=("sgd", "adamw"))
@@ -58,7 +62,7 @@ class Recipe:
     @property
     def votes(self) -> bool:
         """Whether gradients are exchanged by a vote."""
-        return METHODS[self.method].kind == "vote"
+        return METHODS[self.method or DEFAULT].kind == "vote"
 
     @property
     def base_rate(self) -> float:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.method import NCCL, Terms
+from ..methods.method import MPI, NCCL, Terms
 from ..methods.table import METHODS
 from ..ranks import place
 from ..report import records
@@ -17,11 +17,10 @@ from ..voting.adversary import traitors
 from ..workload import models
 from ..workload.data import Pictures, augmentation, evaluation
 from . import checkpoint
-from .recipe import Recipe
+from .recipe import DEFAULT, Recipe
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
+    from ..ranks.launch import Comm
     from ..ranks.place import Place
 
 
@@ -45,7 +44,7 @@ class Setting:
                      takes_device_memory=self.place.takes_device_memory)  # fmt: skip
 
 
-def settle(config: Recipe, comm: MPI.Comm) -> Setting:
+def settle(config: Recipe, comm: Comm) -> Setting:
     """Look at the machine, collectively, then check the arguments: a fault may raise on one rank alone.
 
     Raises:
@@ -53,10 +52,13 @@ def settle(config: Recipe, comm: MPI.Comm) -> Setting:
 
     """
     here = place.find(comm, config.share_gpus)
+    default = DEFAULT if here.without_mpi is None else f"{DEFAULT}-{here.backend}"
+    config = dataclasses.replace(config, method=config.method or default)
     if config.votes and config.optimizer != "sgd":
         raise ValueError(f"optimizer: {config.optimizer} needs the mean of the gradients, a vote is applied by sgd")
-    if NCCL in METHODS[config.method].needs and here.without_nccl:
-        raise ValueError(f"method: {config.method} cannot run: {here.without_nccl}")
+    for need, fault in {MPI: here.without_mpi, NCCL: here.without_nccl}.items():
+        if fault and need in METHODS[config.method].needs:
+            raise ValueError(f"method: {config.method} cannot run: {fault}")
     if not 0 < config.bucket_mb < math.inf:
         raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     if not config.lr_step:
@@ -99,7 +101,7 @@ def _check_output(folder: Path, resume: bool) -> None:
         raise ValueError(f"output: {folder} is not empty; --resume goes on with what is in it")
 
 
-def check_agreed(comm: MPI.Comm, pictures: Pictures, *, part: str) -> None:
+def check_agreed(comm: Comm, pictures: Pictures, *, part: str) -> None:
     """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
     everyone = comm.allgather(pictures.fingerprint())
     for rank, other in enumerate(everyone):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 
 class Sums:
@@ -20,12 +20,11 @@ class Sums:
 
     """
 
-    def __init__(self, comm: MPI.Comm, **mine: float) -> None:
-        from mpi4py import MPI
-
+    def __init__(self, comm: Comm, **mine: float) -> None:
         self._names = tuple(mine)
-        self._values = np.array(list(mine.values()), np.float64)
-        self._request = comm.Iallreduce(MPI.IN_PLACE, self._values)
+        self._mine = np.array(list(mine.values()), np.float64)
+        self._values = np.empty_like(self._mine)
+        self._request = comm.Iallreduce(self._mine, self._values)
 
     def wait(self) -> dict[str, float]:
         """Return the sums by name, the same on all ranks."""

@@ -25,7 +25,7 @@ from .stop import Agreed, Stopped
 from .sums import Sums
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Training:
     """
 
     def __init__(
-        self, comm: "MPI.Comm", setting: Setting, *, method: Ready, terms: Terms, stop: Callable[[], bool],
+        self, comm: "Comm", setting: Setting, *, method: Ready, terms: Terms, stop: Callable[[], bool],
         log: Callable[[dict[str, Any]], None],
     ) -> None:  # fmt: skip
         config = setting.config

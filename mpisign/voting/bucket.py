@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,12 +21,16 @@ class Bucket(Protocol):
 
 @dataclass(frozen=True)
 class HeldBucket:
-    """A bucket that outlives its step of backward, with a GradBucket's methods."""
+    """A bucket that outlives its step of backward, with a GradBucket's methods.
+
+    `owners` is what the momentum of its parts belongs to, where that is not the parts themselves.
+    """
 
     number: int
     tensor: Tensor
     parts: list[Tensor]
     last: bool
+    owners: Sequence[Tensor] | None = None
 
     def index(self) -> int:
         return self.number
@@ -39,7 +44,17 @@ class HeldBucket:
     def is_last(self) -> bool:
         return self.last
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many coordinates each part has."""
+        return [part.numel() for part in self.parts]
+
     def gradients(self) -> list[Tensor]:
         """Return the part of each parameter, in its shape; the parts share the memory of the bucket."""
-        pieces = torch.split(self.tensor, [part.numel() for part in self.parts])
+        pieces = torch.split(self.tensor, self.sizes)
         return [piece.view_as(part) for piece, part in zip(pieces, self.parts, strict=True)]
+
+
+def owners_of(bucket: Bucket) -> Sequence[Tensor]:
+    """Return what the momentum of each part of a bucket belongs to: a GradBucket's parameters themselves."""
+    return getattr(bucket, "owners", None) or bucket.parameters()

@@ -8,11 +8,11 @@ here); words on a device over an MPI that takes device memory, and over a proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..coding.ties import Tie
-from ..ranks import nodes
+from ..ranks import nodes, patience
 from ..ranks.clock import Spans
 
 if TYPE_CHECKING:
@@ -35,8 +35,17 @@ class Carrier(Protocol):
     def zeros(self, *shape: int) -> Buffer:
         """Return new words of a shape, all 0."""
 
+    def put(self, words: Words) -> Buffer:
+        """Return words of the host where the carrier keeps its own; they may share the memory."""
+
     def allgather(self, thing: Any) -> list[Any]:
         """Gather a Python object from each rank, for agreement before a vote."""
+
+    def start_gather(self, mine: Words, rows: Words) -> Callable[[], None]:
+        """Start an all-gather of `mine`, (w,), in `rows`, (P, w), and return what waits for it; both lie on the host.
+
+        It is under way beside other collectives, which are started after it and end before it is waited for.
+        """
 
     def all_to_all(self, sent: Buffer, received: Buffer) -> None:
         """Send block r of `sent`, (P * S,), to rank r; row r of `received`, (P, S), is rank r's block for this one."""
@@ -56,6 +65,9 @@ class Carrier(Protocol):
     def timed(self, spans: Spans, name: str) -> AbstractContextManager[None]:
         """Add the block's time to a span."""
 
+    def close(self) -> None:
+        """Free what the carrier has made, not what it was made of. Collective; twice is harmless."""
+
 
 class Counters(Protocol):
     """Counters of K planes, uint64 (G, K, BLOCK), and their sum over the ranks of a carrier."""
@@ -63,24 +75,18 @@ class Counters(Protocol):
     def sum(self, planes: Words) -> None:
         """Set `planes` to the sum of all ranks' `planes`, in place. Collective."""
 
-    def free(self) -> None:
-        """Free what the sum holds."""
-
 
 class CountingCarrier(Carrier, Protocol):
     """A carrier of host words that sums counters too, and knows which ranks share a node."""
 
     def counters(self, K: int) -> Counters:
-        """Return what sums counters of K planes over the ranks; the caller frees it."""
+        """Return what sums counters of K planes over the ranks, made once a carrier and freed by `close`."""
 
     def by_node(self) -> tuple[CountingCarrier, CountingCarrier]:
-        """Return the carrier of this rank's node and that of the nodes' first ranks; the caller closes both.
+        """Return the carrier of this rank's node and that of the nodes' first ranks, made once and freed by `close`.
 
         On a rank that is not the first of its node, the second one is not to be used. Collective.
         """
-
-    def close(self) -> None:
-        """Free what `by_node` made. Collective."""
 
 
 class HostWords:
@@ -92,6 +98,10 @@ class HostWords:
     def zeros(self, *shape: int) -> Words:
         """Return new words, uint64, all 0."""
         return self._make(shape)
+
+    def put(self, words: Words) -> Words:
+        """Return the words themselves."""
+        return words
 
     def majority(self, rows: Words, tie: Tie, voted: Words, ties: Words, first_word: int = 0) -> None:
         """Vote by the kernels of the CPU: see `counting.vote_into`."""
@@ -116,10 +126,17 @@ class HostCarrier(HostWords):
     def __init__(self, comm: MPI.Comm, make: Callable[[tuple[int, ...]], Words] | None = None) -> None:
         super().__init__(make)
         self._comm, self.size, self.rank = comm, comm.size, comm.rank
+        self._made = ExitStack()
+        self._counters: dict[int, Counters] = {}
+        self._parts: tuple[HostCarrier, HostCarrier] | None = None
 
     def allgather(self, thing: Any) -> list[Any]:
         """Gather a Python object from each rank."""
         return self._comm.allgather(thing)
+
+    def start_gather(self, mine: Words, rows: Words) -> Callable[[], None]:
+        """MPI_Iallgather."""
+        return patience.start_allgather(self._comm, mine, rows)
 
     def all_to_all(self, sent: Words, received: Words) -> None:
         """MPI_Alltoall."""
@@ -141,64 +158,99 @@ class HostCarrier(HostWords):
 
     def counters(self, K: int) -> Counters:
         """Return what sums counters by MPI_Allreduce."""
-        return _ReducedCounters(self._comm, K)
+        if K not in self._counters:
+            self._counters[K] = _ReducedCounters(self._comm, K, self._made)
+        return self._counters[K]
 
     def by_node(self) -> tuple[HostCarrier, HostCarrier]:
         """Split by shared memory."""
-        node = nodes.split_by_node(self._comm)
-        leaders = self._comm.Split(0 if node.rank == 0 else 1, self.rank)
-        return HostCarrier(node, self._make), HostCarrier(leaders, self._make)
+        if self._parts is None:
+            node = nodes.split_by_node(self._comm)
+            leaders = self._comm.Split(0 if node.rank == 0 else 1, self.rank)
+            self._parts = HostCarrier(node, self._make), HostCarrier(leaders, self._make)
+            for part, comm in zip(self._parts, (node, leaders), strict=True):
+                self._made.callback(comm.Free)
+                self._made.callback(part.close)
+        return self._parts
 
     def close(self) -> None:
-        """Free the communicator that `by_node` made."""
-        self._comm.Free()
+        """Free the communicators and operations that were made."""
+        self._made.close()
+        self._counters.clear()
+        self._parts = None
 
 
 class _ReducedCounters:
-    """Counters that MPI_Allreduce sums by our own operation."""
+    """Counters that MPI_Allreduce sums by our own operation, which `made` frees."""
 
-    def __init__(self, comm: MPI.Comm, K: int) -> None:
+    def __init__(self, comm: MPI.Comm, K: int, made: ExitStack) -> None:
         from .native import CounterSum
 
         self._comm, self._sum = comm, CounterSum(K)
+        made.callback(self._sum.free)
 
     def sum(self, planes: Words) -> None:
         from mpi4py import MPI
 
         self._comm.Allreduce(MPI.IN_PLACE, [planes, len(planes), self._sum.datatype], self._sum.op)
 
-    def free(self) -> None:
-        self._sum.free()
-
 
 class GroupComm:
-    """A process group of torch.distributed for votes: `VoteState(GroupComm(comm, "nccl"))`.
+    """Ranks that vote over torch.distributed, without MPI: `VoteState(GroupComm())`.
 
-    Its ranks are those of `comm`, an MPI communicator, by which they also agree before a vote. `backend` is "nccl" or
-    "gloo". `Dup` makes the group itself.
+    Args:
+        group: Whose ranks they are, in its order; None is the default group.
+        backend: Of the group that `Dup` makes: "nccl" or "gloo". None is the group's own.
+
+    Raises:
+        ValueError: torch.distributed is not initialized, or this rank is not of the group.
+
     """
 
-    def __init__(self, comm: MPI.Comm, backend: str) -> None:
-        self._comm, self.backend = comm, backend
-        self.group: Any = None
-        self.size, self.rank = comm.size, comm.rank
+    def __init__(self, group: Any = None, backend: str | None = None) -> None:
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            raise ValueError("group: torch.distributed is not initialized; call torch.distributed.init_process_group")
+        self.group: Any = dist.group.WORLD if group is None else group
+        if not isinstance(self.group, dist.ProcessGroup):
+            raise ValueError(f"group: expected a process group that this rank is in, got {group!r}")
+        self.backend = backend
+        self.size, self.rank = dist.get_world_size(self.group), dist.get_rank(self.group)
+        self.members: list[int] = dist.get_process_group_ranks(self.group)  # their ranks in the default group
         self.patient = True  # torch.distributed waits asleep in any case
+        self._own = False
 
     def Dup(self) -> GroupComm:
         """Return one with a group of its own, with its own order of collectives. Collective."""
         import torch.distributed as dist
 
-        new = GroupComm(self._comm.Dup(), self.backend)
-        new.group = dist.new_group(backend=self.backend)
+        backend = self.backend or dist.get_backend_config(self.group)
+        # Only the ranks of this group take part: others know nothing of the vote.
+        group = dist.new_group(self.members, backend=backend, use_local_synchronization=True)
+        new = GroupComm(group, backend)
+        new._own = True
         return new
 
     def Free(self) -> None:
-        """Free what `Dup` made. Collective."""
+        """Free what `Dup` made; twice is harmless. Collective."""
         import torch.distributed as dist
 
-        dist.destroy_process_group(self.group)
-        self._comm.Free()
+        if self._own and dist.is_initialized():  # else all groups are gone already
+            dist.destroy_process_group(self.group)
+        self._own = False
 
     def allgather(self, thing: Any) -> list[Any]:
         """Gather a Python object from each rank."""
-        return self._comm.allgather(thing)
+        import torch.distributed as dist
+
+        things: list[Any] = [None] * self.size
+        dist.all_gather_object(things, thing, group=self.group)
+        return things
+
+    def backend_of(self, device: str) -> str | None:
+        """Return the backend that takes tensors of a kind of device ("cpu", "cuda"), or None."""
+        import torch.distributed as dist
+
+        backends = dict(pair.split(":") for pair in dist.get_backend_config(self.group).split(","))
+        return backends.get(device)

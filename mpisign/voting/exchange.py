@@ -3,61 +3,112 @@
 An exchange is a plan: it belongs to one carrier and one W, allocates once, and is called once a step. Its input
 `words` is the caller's to fill and is left as it was. All ranks get the same bits, the exact majority.
 
+A rank may be absent on parts of the words, the parameters of a bucket, as it says in the `roll`; and abstain on single
+coordinates. The majority is of those who vote. Either is counted without a new kernel: who votes casts two equal
+ballots, and who does not casts one for each side. Where some are absent, the receivers make both out of one. Who
+abstains by coordinate sends both, for nobody else knows where.
+
 What is sent is booked in `network.traffic`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for
+from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for, words_for
 from ..coding.ties import Tie, check_tie
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
 from .carriers import HostCarrier
 
 if TYPE_CHECKING:
+    import numpy as np
     from mpi4py import MPI
+    from numpy.typing import NDArray
 
     from ..coding.bits import Words
     from .carriers import Buffer, Carrier
+    from .roll import Roll
 
 
 class Exchange(ABC):
     """A plan for the vote of `words`, (W,), over a carrier; words are as the carrier keeps them.
 
     All ranks must make the same exchange with the same arguments: `plan` and `plan_over` make sure.
+
+    Args:
+        sizes: Numbers of coordinates of the parts that a rank may be absent on, in order; with none there is no roll.
+        abstain: Whether a rank may abstain on single coordinates: then `abstains`, (W,), is the caller's to fill too,
+            with 1 where this rank does so, unless it votes - there all the same. It sends twice as much.
+
     """
 
     name: ClassVar[str]
     counts: ClassVar[bool] = False  # whether it needs a CountingCarrier
 
     words: Buffer
+    abstains: Buffer = None
+    roll: Roll | None = None
 
-    def __init__(self, carrier: Any, W: int, tie: str = "positive", seed: int = 0) -> None:
+    def __init__(
+        self, carrier: Any, W: int, tie: str = "positive", seed: int = 0, *, sizes: Sequence[int] = (),
+        abstain: bool = False,
+    ) -> None:  # fmt: skip
         self.carrier, self.W, self.tie, self.seed = carrier, W, tie, seed
         self.P: int = carrier.size
         self.rank: int = carrier.rank
+        self.resources = contextlib.ExitStack()  # what is freed with the plan
+        self._ballots = 2 if abstain else 1  # of each rank, sent one after the other
+        self._second: Buffer = None  # where the second one is written, (W,)
+        self._absent: NDArray[np.bool_] | None = None  # (P, parts) of this vote, None if all are present
+        self._doubled: Buffer = None
+        if sizes:
+            from .roll import Roll, edges_of
+
+            self.roll, self._edges = Roll(len(sizes), self.P), edges_of(sizes)
         self._allocate()
+        if abstain:
+            self.abstains = carrier.zeros(W)
 
     def vote(self, step: int = 0, spans: Spans | None = None) -> Buffer:
         """Return the vote on `words`: (W,), or (2, W) under the tie rule "zero" (see `counting.majority`).
 
         Collective. `step` seeds the coins of the tie rule "random". `spans` receives the times of the parts. The
-        result is a buffer of this plan, valid until the next vote.
+        result is a buffer of this plan, valid until the next vote. Bits of `words` count for nothing where this rank
+        is absent. Where nobody votes it is a tie: +1, or a coin, or under "zero" no step.
+
+        Raises:
+            ValueError: on all ranks, when the vote is over: it was not the same turn for all, see `Roll.write`.
+
         """
-        return self._vote(Tie(self.tie, self.seed, step), spans or Spans())
+        with self._own_ballots():
+            self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
+            voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
+        if self.roll:
+            self.roll.check()
+        return voted
+
+    @property
+    def nobody(self) -> NDArray[np.bool_]:
+        """On which parts nobody has voted, bool (parts,); what they have got is a tie's."""
+        import numpy as np
+
+        return np.zeros(0, np.bool_) if self.roll is None else np.all(self.roll.absent, axis=0)
 
     @abstractmethod
     def _allocate(self) -> None:
         """Allocate `words` and what a vote needs."""
 
     @abstractmethod
-    def _vote(self, tie: Tie, spans: Spans) -> Buffer: ...
+    def _vote(self, tie: Tie, spans: Spans) -> Buffer:
+        """Vote; `_hear` is to be called behind the first phase."""
 
-    def close(self) -> None:  # noqa: B027 - most plans have nothing to free
-        """Free what this plan holds. Collective."""
+    def close(self) -> None:
+        """Free what this plan holds, which is not its carrier. Collective."""
+        self.resources.close()
 
     def _result(self, W: int) -> Buffer:
         return self.carrier.zeros(2, W) if self.tie == "zero" else self.carrier.zeros(W)
@@ -66,6 +117,70 @@ class Exchange(ABC):
         """Split a result into the row of votes and, for the rule "zero", the row of ties."""
         return (voted[0], voted[1]) if self.tie == "zero" else (voted, voted[:0])
 
+    @contextlib.contextmanager
+    def _own_ballots(self) -> Iterator[None]:
+        """Take the bits of absent parts out of `words` until the block's end, and write the second ballot."""
+        absent = self.roll.absent_here if self.roll else None
+        mask = self._mask(absent) if absent is not None and absent.any() else None
+        kept = None if mask is None else self.words & mask
+        if mask is not None:
+            self.words &= ~mask
+        if self._second is not None:
+            self._second[:] = self.words
+            self._second |= self.abstains
+            if mask is not None:
+                self._second |= mask
+        try:
+            yield
+        finally:
+            if mask is not None:
+                self.words |= kept
+
+    def _hear(self) -> None:
+        """Wait for the roll."""
+        if self._wait is not None and self.roll is not None:
+            self._wait()
+            self._absent = self.roll.absent if self.roll.some_absent else None
+
+    def _mask(self, chosen: NDArray[np.bool_], first: int = 0, W: int | None = None) -> Buffer:
+        """Return 1 at the coordinates of chosen parts, in the words from `first` on."""
+        from .roll import mask
+
+        return self.carrier.put(mask(chosen, self._edges, first=first, W=self.W if W is None else W))
+
+    def _majority(self, ballots: Buffer, tie: Tie, voted: Buffer, ties: Buffer, first: int = 0) -> None:
+        """Vote on `ballots`, (1 or 2, P, W) from word `first` on; who is absent is counted once for each side."""
+        B, P, W = ballots.shape
+        if self._absent is not None and B == 1:
+            if self._doubled is None:
+                self._doubled = self.carrier.zeros(2, P, W)
+            self._doubled[:] = ballots
+            for row, absent in zip(self._doubled[1], self._absent, strict=True):
+                if absent.any():
+                    row |= self._mask(absent, first, W)
+            B, ballots = 2, self._doubled
+        self.carrier.majority(ballots.reshape(B * P, W), tie, voted, ties, first)
+
+    def _decide(self, planes: Words, tie: Tie, voted: Words) -> None:
+        """Vote by the counters of all ballots; who is absent is counted once for each side."""
+        from ..coding import counting
+
+        P = self._ballots * self.P
+        if self._absent is not None and self._ballots == 1:
+            P, planes = 2 * self.P, counting.double(planes)
+            counting.merge(self._absentees(self._absent, planes.shape[1]), planes)
+        counting.decide(planes, P, self.W, tie, out=voted)
+
+    def _absentees(self, absent: NDArray[np.bool_], K: int) -> Words:
+        """Return counters of how many are absent on each coordinate."""
+        import numpy as np
+
+        G = blocks_for(self.W)
+        number, planes = absent.sum(axis=0), np.zeros((G, K, BLOCK), np.uint64)
+        for k in range(K):
+            planes[:, k] = self._mask((number >> k) % 2 == 1, 0, G * BLOCK).reshape(G, BLOCK)
+        return planes
+
 
 class AllGather(Exchange):
     """Every rank gets all words and votes itself. It trusts no other's tally, but grows with P."""
@@ -73,16 +188,18 @@ class AllGather(Exchange):
     name = "allgather"
 
     def _allocate(self) -> None:
-        self._all = self.carrier.zeros(self.P, self.W)
-        self.words = self._all[self.rank]
+        self._all = self.carrier.zeros(self._ballots, self.P, self.W)
+        self.words, self._second = _first_and_second(self._all[:, self.rank])
         self._voted = self._result(self.W)
 
     def _vote(self, tie: Tie, spans: Spans) -> Buffer:
         carrier = self.carrier
         with carrier.timed(spans, "all-gather"):
-            carrier.complete(self._all)
+            for rows in self._all:
+                carrier.complete(rows)
+            self._hear()
         with carrier.timed(spans, "vote"):
-            carrier.majority(self._all, tie, *self._rows(self._voted))
+            self._majority(self._all, tie, *self._rows(self._voted))
         return self._voted
 
 
@@ -92,17 +209,20 @@ class Server(Exchange):
     name = "server"
 
     def _allocate(self) -> None:
-        self.words = self.carrier.zeros(self.W)
-        self._all = self.carrier.zeros(self.P if self.rank == 0 else 0, self.W)
+        self._sent = self.carrier.zeros(self._ballots, self.W)
+        self.words, self._second = _first_and_second(self._sent)
+        self._all = self.carrier.zeros(self._ballots, self.P if self.rank == 0 else 0, self.W)
         self._voted = self._result(self.W)
 
     def _vote(self, tie: Tie, spans: Spans) -> Buffer:
         carrier = self.carrier
         with carrier.timed(spans, "gather"):
-            carrier.gather(self.words, self._all)
+            for ballot, rows in zip(self._sent, self._all, strict=True):
+                carrier.gather(ballot, rows)
+            self._hear()
         if self.rank == 0:
             with carrier.timed(spans, "vote"):
-                carrier.majority(self._all, tie, *self._rows(self._voted))
+                self._majority(self._all, tie, *self._rows(self._voted))
         with carrier.timed(spans, "broadcast"):
             carrier.broadcast(self._voted)
         return self._voted
@@ -119,18 +239,20 @@ class AllToAll(Exchange):
 
     def _allocate(self) -> None:
         S, zero = share_for(self.W, self.P), self.tie == "zero"
-        self._sent = self.carrier.zeros(self.P * S)
-        self.words = self._sent[: self.W]
-        self._received = self.carrier.zeros(self.P, S)
+        self._sent = self.carrier.zeros(self._ballots, self.P * S)
+        self.words, self._second = _first_and_second(self._sent[:, : self.W])
+        self._received = self.carrier.zeros(self._ballots, self.P, S)
         self._ties = self.carrier.zeros(self.P, S if zero else 0)
         self._both = self.carrier.zeros(2, self.W if zero else 0)
 
     def _vote(self, tie: Tie, spans: Spans) -> Buffer:
-        carrier, received, ties, mine = self.carrier, self._received, self._ties, self.rank
+        carrier, received, ties, mine = self.carrier, self._received[0], self._ties, self.rank
         with carrier.timed(spans, "all-to-all"):
-            carrier.all_to_all(self._sent, received)
+            for ballot, rows in zip(self._sent, self._received, strict=True):
+                carrier.all_to_all(ballot, rows)
+            self._hear()
         with carrier.timed(spans, "vote"):
-            carrier.majority(received, tie, received[mine], ties[mine], mine * received.shape[1])
+            self._majority(self._received, tie, received[mine], ties[mine], mine * received.shape[1])
         with carrier.timed(spans, "all-gather"):
             carrier.complete(received)
             if tie.rule == "zero":
@@ -149,26 +271,26 @@ class Reduce(Exchange):
     counts = True
 
     def _allocate(self) -> None:
-        K, G = planes_for(self.P), blocks_for(self.W)
-        self._blocks = self.carrier.zeros(G, BLOCK)
-        self.words = self._blocks.reshape(-1)[: self.W]
+        K, G = planes_for(self._ballots * self.P), blocks_for(self.W)
+        self._blocks = self.carrier.zeros(self._ballots, G, BLOCK)
+        self.words, self._second = _first_and_second(self._blocks.reshape(self._ballots, G * BLOCK)[:, : self.W])
         self._planes = self.carrier.zeros(G, K, BLOCK)
         self._voted = self._result(self.W)
         self._counters = self.carrier.counters(K)
 
     def _vote(self, tie: Tie, spans: Spans) -> Words:
-        from ..coding import counting
-
-        with spans("vote"):  # a counter of one voter: its words, and zeros above
-            self._planes[:, 0] = self._blocks
-            self._planes[:, 1:] = 0
+        with spans("vote"):  # a counter of one voter: its words, and zeros above; that of two equal ones: one plane up
+            self._planes[:] = 0
+            self._planes[:, self._ballots - 1] = self._blocks[0]
+            if self._ballots == 2:  # where the two differ the count is 1
+                self._planes[:, 0] = self._blocks[0] ^ self._blocks[1]
         with spans("all-reduce"):
             self._counters.sum(self._planes)
+            self._hear()
         with spans("vote"):
-            return counting.decide(self._planes, self.P, self.W, tie, out=self._voted)
-
-    def close(self) -> None:
-        self._counters.free()
+            self._decide(self._planes, tie, self._voted)
+        voted: Words = self._voted
+        return voted
 
 
 class Hierarchical(Exchange):
@@ -180,9 +302,10 @@ class Hierarchical(Exchange):
     def _allocate(self) -> None:
         self._node, self._leaders = self.carrier.by_node()
         leads = self._node.rank == 0
-        K, G = planes_for(self.P), blocks_for(self.W)
-        self.words = self.carrier.zeros(self.W)
-        self._all = self.carrier.zeros(self._node.size if leads else 0, self.W)
+        K, G, B = planes_for(self._ballots * self.P), blocks_for(self.W), self._ballots
+        self._sent = self.carrier.zeros(B, self.W)
+        self.words, self._second = _first_and_second(self._sent)
+        self._all = self.carrier.zeros(B, self._node.size if leads else 0, self.W)
         self._planes = self.carrier.zeros(G if leads else 0, K, BLOCK)
         self._voted = self._result(self.W)
         self._counters = self._leaders.counters(K)
@@ -191,23 +314,25 @@ class Hierarchical(Exchange):
         from ..coding import counting
 
         with spans("gather"):
-            self._node.gather(self.words, self._all)
+            for ballot, rows in zip(self._sent, self._all, strict=True):
+                self._node.gather(ballot, rows)
+            self._hear()
         if self._node.rank == 0:
             with spans("vote"):
-                counting.count(self._all, self._planes)
+                counting.count(self._all.reshape(self._ballots * self._node.size, self.W), self._planes)
             with spans("all-reduce"):
                 self._counters.sum(self._planes)
             with spans("vote"):
-                counting.decide(self._planes, self.P, self.W, tie, out=self._voted)
+                self._decide(self._planes, tie, self._voted)
         with spans("broadcast"):
             self._node.broadcast(self._voted)
         voted: Words = self._voted
         return voted
 
-    def close(self) -> None:
-        self._counters.free()
-        self._leaders.close()
-        self._node.close()
+
+def _first_and_second(ballots: Buffer) -> tuple[Buffer, Buffer]:
+    """Return the rows of `ballots`, (1 or 2, W); None for a second one that is not there."""
+    return ballots[0], ballots[1] if len(ballots) == 2 else None
 
 
 EXCHANGES: dict[str, type[Exchange]] = {kind.name: kind for kind in (AllGather, Server, AllToAll, Reduce, Hierarchical)}
@@ -227,21 +352,25 @@ def exchange_class(name: str, *, counters: bool = True) -> type[Exchange]:
     return EXCHANGES[name]
 
 
-def plan_over(carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int) -> Exchange:
-    """Return a plan for votes on W words over a carrier. Collective.
+def plan_over(
+    carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int, sizes: Sequence[int] = (), abstain: bool = False
+) -> Exchange:
+    """Return a plan for votes on W words over a carrier, which is to outlive it: see `Exchange`. Collective.
 
     Raises:
         ValueError: on all ranks, if on any: an unknown exchange or tie rule, an exchange that the carrier cannot do,
-            or ranks that ask for different votes.
+            sizes that do not fill the words, or ranks that ask for different votes.
 
     """
 
     def check() -> None:
         check_tie(tie)
         exchange_class(exchange, counters=hasattr(carrier, "counters"))
+        if sizes and words_for(sum(sizes)) != W:
+            raise ValueError(f"sizes: {sum(sizes)} coordinates do not fill {W} words")
 
-    agree(carrier, (exchange, W, tie, seed), check)
-    return EXCHANGES[exchange](carrier, W, tie, seed)
+    agree(carrier, (exchange, W, tie, seed, len(sizes), hash(tuple(sizes)), abstain), check)
+    return EXCHANGES[exchange](carrier, W, tie, seed, sizes=sizes, abstain=abstain)
 
 
 def plan(comm: MPI.Comm, W: int, *, exchange: str = "alltoall", tie: str = "positive", seed: int = 0) -> Exchange:
@@ -254,7 +383,10 @@ def plan(comm: MPI.Comm, W: int, *, exchange: str = "alltoall", tie: str = "posi
         ValueError: on all ranks, if on any: an unknown exchange or tie rule, or ranks that ask for different votes.
 
     """
-    return plan_over(HostCarrier(comm), W, exchange=exchange, tie=tie, seed=seed)
+    carrier = HostCarrier(comm)
+    made = plan_over(carrier, W, exchange=exchange, tie=tie, seed=seed)
+    made.resources.callback(carrier.close)
+    return made
 
 
 def vote(comm: MPI.Comm, words: Words, *, exchange: str = "alltoall", tie: str | Tie = "positive") -> Words:
@@ -279,10 +411,8 @@ def vote(comm: MPI.Comm, words: Words, *, exchange: str = "alltoall", tie: str |
         exchange_class(exchange)
 
     agree(comm, (exchange, np.size(words), tie), check)
-    once = EXCHANGES[exchange](HostCarrier(comm), len(words), tie.rule, tie.seed)
-    try:
+    with contextlib.closing(HostCarrier(comm)) as carrier:
+        once = EXCHANGES[exchange](carrier, len(words), tie.rule, tie.seed)
         once.words[:] = words
         voted: Words = once.vote(tie.step).copy()
         return voted
-    finally:
-        once.close()

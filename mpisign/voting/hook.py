@@ -5,123 +5,226 @@ x <- x - lr * (sign(vote) + w * x); the momentum is each worker's own, before th
 """
 
 # No postponed annotations here: DDP looks at those of its hooks.
-from collections.abc import Callable, Iterable
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
-from ..coding import bits, coding, ties
+from ..coding import bits, coding, rules, ties
+from ..coding.rules import Rule, Signum
 from ..coding.sizes import words_for
-from ..ranks import clock, machine, patience
+from ..ranks import patience
 from ..ranks.agreement import agree
-from ..ranks.clock import Spans
+from ..ranks.clock import Spans, timed
+from ..ranks.machine import check_threads
 from .adversary import Traitor, check_adversary
 from .bucket import Bucket
 from .carriers import GroupComm
 from .exchange import exchange_class
+from .guard import Guard
+from .ledger import Ledger, Statistics, told
 from .momentum import Momentum
+from .roll import edges_of, mask
 from .schedule import Scheduler, check_schedule
-from .tensors import Plan, plan_for
+from .tensors import Plan, carrier_for, plan_for
+from .where import Comm, comm_of, members_of
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+    from torch.distributed import ProcessGroup
+
+SIGNUM = Signum()
+ZEROS = ("positive", "random", "abstain")
+NONFINITE = ("count", "raise")
 
 
 class VoteState:
     """What a worker keeps between steps: its momentum, its exchange plans, and how it votes.
 
     Args:
-        comm: An MPI communicator, or a `carriers.GroupComm` for a process group; it is duplicated (collective).
-        momentum: beta in m <- beta m + (1 - beta) g; 0 votes on the gradient itself (signSGD, without "um").
+        where: The ranks that DDP averages over: a process group of torch.distributed (None: the default group), or an
+            mpi4py communicator. It is duplicated (collective).
+        rule: What this rank signs, made by Signum, SignSGD, Lion, Noisy or Stochastic.
         exchange: One of EXCHANGES.
         tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
+        zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "positive" (the paper's code: +1),
+            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; one more bit a coordinate each
+            way).
+        nonfinite: What becomes of a gradient that is not finite: it counts as 0 in any case, and statistics() tells;
+            "raise" ends the training, on all ranks.
         adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
         seed: Of the coins of ties and adversaries, the same on all ranks.
         spans: Collects the times of pack, vote, unpack and each collective.
         schedule: One of SCHEDULES; may be changed between steps. "overlap" votes on each bucket in a thread while
             backward goes on, "serial" (the paper's) on all of them when backward is done. Both give the same bits.
         takes_device_memory: Whether MPI is CUDA-aware. A wrong claim ends in a segmentation fault (see `place`).
+        guard: Refuse what would silently spoil the training (see `guard`).
+        revocable: Keep the momentum of before the last step too, 4 bytes a coordinate, so that `rollback` can take the
+            step back.
+
+    A rank whose gradient of a parameter is exactly 0 everywhere, as DDP hands out where there is none, abstains on that
+    parameter, and its momentum of it rests. Where nobody votes the result is 0.
 
     Raises:
-        ValueError: on all ranks, if on any: an unknown exchange, tie rule, adversary or schedule, an exchange that a
-            process group cannot do, momentum outside [0, 1), too low a thread level of MPI, or ranks that ask for
-            different votes.
+        ValueError: on all ranks, if on any: an unknown rule, exchange, tie rule, adversary, schedule or the like, an
+            exchange that a process group cannot do, too low a thread level of MPI, or ranks that ask for different
+            votes.
 
     """
 
     def __init__(
-        self, comm: "MPI.Comm | GroupComm", momentum: float = 0.9, *, exchange: str = "alltoall", tie: str = "positive",
+        self, where: "MPI.Comm | ProcessGroup | Comm | None" = None, *, rule: Rule = SIGNUM,
+        exchange: str = "alltoall", tie: str = "positive", zeros: str = "positive", nonfinite: str = "count",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
-        takes_device_memory: bool = False,
+        takes_device_memory: bool = False, guard: bool = True, revocable: bool = False,
     ) -> None:  # fmt: skip
-        from mpi4py import MPI
+        comm = comm_of(where)
 
         def check() -> None:
             exchange_class(exchange, counters=not isinstance(comm, GroupComm))
-            _check(momentum, tie, adversary, schedule)
+            ties.check_tie(tie)
+            rules.check_rule(rule)
+            check_adversary(adversary)
+            check_schedule(schedule)
+            _choose("zeros", zeros, ZEROS)
+            _choose("nonfinite", nonfinite, NONFINITE)
+            if not isinstance(comm, GroupComm):
+                check_threads()
 
-        agree(comm, (exchange, tie, momentum, seed), check)
+        agree(comm, (exchange, tie, rule, zeros, nonfinite, seed), check)
         # Tuned: what the caller has chosen; `schedule` and `observer` may be changed between steps.
-        self._exchange, self._takes_device_memory = exchange, takes_device_memory
-        self.momentum, self.tie, self.seed, self.schedule = momentum, tie, seed, schedule
+        self.rule, self.tie, self.zeros, self.nonfinite = rule, tie, zeros, nonfinite
+        self.exchange, self.seed, self.schedule, self.revocable = exchange, seed, schedule, revocable
         self.traitor = None if adversary is None else Traitor(adversary, seed, rank=comm.rank)
-        # Called with a bucket's number and the words that this rank really sends, int64 (W,), before they are sent.
-        self.observer: Callable[[int, Tensor], None] | None = None
+        # Called with a bucket's number, the words that this rank really sends, int64 (W,), and which of its parameters
+        # it abstains on, bool (parts,), before they are sent.
+        self.observer: Callable[[int, Tensor, NDArray[np.bool_]], None] | None = None
         # Kept from step to step.
         self.steps = 0
-        self._plans: dict[int, Plan] = {}  # by bucket
+        self.rank, self.ranks = comm.rank, comm.size
+        self._open, self._is_copy = True, False
+        self._plans: dict[int, tuple[tuple[Any, ...], Plan]] = {}  # by bucket: what it was made for, and the plan
+        self._carriers: dict[torch.device, Any] = {}
         self._scheduler = Scheduler()
-        own: Any = comm.Dup()
-        self._comm: Any = patience.Patient(own) if isinstance(own, MPI.Comm) else own
+        self._guard: Guard | None = None  # from the first bucket of DDP's on
+        self._guarded = guard
         # Shared with others, if they want to.
-        self._momentum = Momentum()
-        self.spans = spans or Spans()
+        self._momentum = Momentum(revocable=revocable)
+        own = comm.Dup()
+        self._comm: Any = own if isinstance(own, GroupComm) else patience.Patient(own)
+        self._takes_device_memory = takes_device_memory
+        self._ledger = Ledger(comm.size, comm.rank, spans)
+        self._free = weakref.finalize(
+            self, _free, self._scheduler, self._plans, carriers=self._carriers, comm=self._comm
+        )
+        self._free.atexit = False  # the ranks need not end together
 
     def close(self) -> None:
-        """End the thread, free the plans and the communicator. Collective."""
-        self._scheduler.close()
-        for plan in self._plans.values():
-            plan.close()
-        self._plans.clear()
-        self._comm.Free()
+        """End the thread, free the plans and the communicator. Collective. A second time it does nothing."""
+        if self._guard is not None:
+            self._guard.close()
+        self._open = False
+        self._free()
+
+    def __enter__(self) -> "VoteState":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        # Not if the block raises: on one rank alone this may wait for the others, who wait for it.
+        if fault[0] is None:
+            self.close()
+
+    def __repr__(self) -> str:
+        where = f"rank {self.rank} of {self.ranks}" if self._open else "closed"
+        return f"VoteState({where}, rule={self.rule}, exchange={self.exchange!r}, tie={self.tie!r}, steps={self.steps})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("rule", "exchange", "tie", "zeros", "nonfinite", "seed", "schedule", "revocable", "steps")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept, _open=False, _is_copy=True, _guard=None, _free=lambda: None)
+
+    def _check(self, useless: bool) -> None:
+        if useless:
+            raise ValueError(
+                "VoteState: it is closed, or a copy (deepcopy, pickle), which has neither ranks nor momentum: make a "
+                "new VoteState, and give it what state_dict() returned"
+            )
+
+    def _plan_for(self, index: int, gradient: Tensor, sizes: tuple[int, ...]) -> Plan:
+        """Return the plan of a bucket; a new one where it is new, or DDP has divided the gradient anew."""
+        key = (sizes, gradient.device)
+        made_for, plan = self._plans.get(index, (None, None))
+        if plan is None or made_for != key:
+            if plan is not None:
+                plan.close()
+            if gradient.device not in self._carriers:
+                self._carriers[gradient.device] = carrier_for(
+                    self._comm, gradient.device, self.exchange, takes_device_memory=self._takes_device_memory
+                )
+            plan = plan_for(
+                self._carriers[gradient.device], words_for(gradient.numel()), exchange=self.exchange, tie=self.tie,
+                seed=self.seed, where=gradient.device, sizes=sizes, abstain=self.zeros == "abstain",
+            )  # fmt: skip
+            self._plans[index] = key, plan
+        return plan
 
     def share_momentum(self, other: "VoteState") -> None:
         """Use the other's momentum from now on: methods that are compared start from the same."""
         self._momentum = other._momentum
 
     def state_dict(self, parameters: Iterable[Tensor]) -> dict[str, Any]:
-        """Return this rank's momentum, one tensor a parameter (None before its first step), and the step count.
+        """Return this rank's momentum, one tensor a parameter in its shape (None before its first step), and the steps.
 
-        A "delayed" traitor begins anew where it is loaded.
+        Each rank has its own: save one file a rank. A "delayed" traitor begins anew where it is loaded.
         """
-        return {"steps": self.steps, "momentum": self._momentum.state_dict(parameters)}
+        self._check(self._is_copy)
+        mine = {"steps": self.steps, "rank": self.rank, "ranks": self.ranks}
+        return mine | {"momentum": self._momentum.state_dict(parameters)}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Iterable[Tensor]) -> None:
-        """Take over what `state_dict` gave for the same parameters in the same order."""
-        self.steps = state["steps"]
+        """Take over what `state_dict` gave on the same rank for the same parameters in the same order.
+
+        Raises:
+            ValueError: it is another rank's, or the parameters have other shapes or another number.
+
+        """
+        self._check(self._is_copy)
+        if state["rank"] != self.rank:
+            raise ValueError(
+                f"load_state_dict: this is the momentum of rank {state['rank']} of {state['ranks']}, and this is rank "
+                f"{self.rank}: each rank has its own, so save one file a rank and load it on the same rank"
+            )
         self._momentum.load_state_dict(state["momentum"], parameters)
+        self.steps = state["steps"]
+
+    def rollback(self) -> None:
+        """Take the last whole step back: the momentum, and the step's number. Costs nothing; see `revocable`.
+
+        Raises:
+            ValueError: the state is not revocable, or there is no step to take back.
+
+        """
+        self._momentum.rollback()
+        self.steps -= 1
+        if self._guard is not None:
+            self._guard.forget()
+
+    def statistics(self) -> Statistics | None:
+        """Return what happened in the last whole step; None before there is one. A device is waited for."""
+        return self._ledger.last()
 
     def momentum_of(self, bucket: Bucket) -> Tensor:
         """Return the momentum of a bucket, float32 (n,) on its device; `vote_bucket` changes it in place."""
         return self._momentum.of(bucket)
-
-    def _plan_for(self, index: int, gradient: Tensor) -> Plan:
-        W, plan = words_for(gradient.numel()), self._plans.get(index)
-        if plan is None or plan.words.shape != (W,):
-            if plan is not None:
-                plan.close()
-            plan = self._plans[index] = plan_for(
-                self._comm,
-                self._exchange,
-                W=W,
-                tie=self.tie,
-                seed=self.seed,
-                where=gradient.device,
-                takes_device_memory=self._takes_device_memory,
-            )
-        return plan
 
     def tie_step(self, index: int) -> int:
         """Return the step that seeds the coins of a bucket: each bucket of each step has its own."""
@@ -134,15 +237,36 @@ class VoteState:
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
+        self._check(not self._open)
 
         def vote() -> None:
             future.set_result(self.vote_bucket(bucket))
 
         if bucket.index() == 0:
             self._comm.patient = self.schedule == "overlap"
+        if self._guarded and isinstance(bucket, GradBucket):
+            self._watch(bucket)
+        began = time.perf_counter()
         self._scheduler.submit(bucket, vote, self.schedule)
         if bucket.is_last():
-            self.steps += 1
+            self.end_step(exposed=time.perf_counter() - began)
+
+    def end_step(self, exposed: float = 0.0) -> None:
+        """Close a step, once all its buckets are voted on; `exposed` are the seconds that were waited for them."""
+        self._ledger.end_step(self.steps, exposed)
+        self._momentum.turn()
+        self.steps += 1
+        news, self._ledger.news = self._ledger.news, []
+        for line in news if self.rank == 0 else ():
+            warnings.warn(f"mpisign: step {self.steps - 1}: {line}", stacklevel=2)
+
+    def _watch(self, bucket: GradBucket) -> None:
+        """Show the guard a bucket of DDP's; the first one makes it. Collective then."""
+        if self._guard is None:
+            self._guard = Guard(self, members_of(self._comm))
+        if bucket.index() == 0:
+            self._guard.begin(bucket)
+        self._guard.voted(bucket)
 
     def vote_bucket(self, bucket: Bucket) -> Tensor:
         """Replace a bucket's gradient by the voted signs, in place: momentum, pack, adversary, exchange, unpack.
@@ -151,43 +275,101 @@ class VoteState:
         left of it may still be queued, on the current stream.
 
         Raises:
-            ValueError: the gradients are not float32.
+            ValueError: on all ranks, gradients of another type than float32, bfloat16, float16 or float64, or they are
+                not finite and `nonfinite` is "raise", or ranks that vote on different buckets.
 
         """
-        buffer, index = bucket.buffer(), bucket.index()
-        if buffer.dtype != torch.float32:
-            raise ValueError(f"bucket: gradients must be float32, got {buffer.dtype}")
-        n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer)
-        with clock.timed(self.spans, "pack", where):
-            if self.momentum:
-                coding.momentum_pack(self.momentum_of(bucket), buffer, self.momentum, plan.words)
-            else:
-                coding.pack(buffer, plan.words)
-            if self.traitor is not None:
-                with coding.on_host(plan.words) as host:
-                    self.betray(coding.words_of(host), n, index=index)
+        self._check(not self._open)
+        buffer, index, spans = bucket.buffer(), bucket.index(), self._ledger.spans
+        _check_type(buffer)
+        sizes = tuple(parameter.numel() for parameter in bucket.parameters())
+        n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer, sizes)
+        with timed(spans, "pack", where):
+            absent = self._pack(bucket, plan, sizes)
         if self.observer is not None:
-            self.observer(index, plan.words)
-        voted = plan.vote(self.tie_step(index), self.spans)
-        with clock.timed(self.spans, "unpack", where):
+            self.observer(index, plan.words, absent)
+        voted, roll = plan.vote(self.tie_step(index), spans), plan.roll
+        line = self._ledger.nonfinite(roll.faults, index)
+        if line and self.nonfinite == "raise":
+            raise ValueError(f"step {self.steps}, {line}")
+        if index == 0:
+            self._ledger.hear(roll.agreed)
+        self._ledger.count(plan.words, voted, n=n, absent=absent, tie=self.tie)
+        with timed(spans, "unpack", where):
             coding.unpack(voted, n, buffer)
+            for part in _pieces(plan.nobody, sizes):
+                buffer[part] = 0
         return buffer
 
+    def _pack(self, bucket: Bucket, plan: Plan, sizes: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Fill a plan's words and roll; return the parameters on which this rank abstains."""
+        buffer, index = bucket.buffer(), bucket.index()
+        n, absent = buffer.numel(), coding.silent(buffer, sizes)
+        momentum: Any = None  # a Tensor, where the rule has one
+        moved: Any = None
+        if self.rule.has_momentum:
+            momentum, moved = self._momentum.of(bucket), self._momentum.next_of(bucket)
+        # A momentum rests where this rank is absent: it is put back.
+        resting = [] if momentum is None else [(part, momentum[part].clone()) for part in _pieces(absent, sizes)]
+        zeros = torch.empty_like(plan.words) if self.zeros == "random" else plan.abstains
+        faults = torch.zeros(1, dtype=torch.int64, device=buffer.device)
+        key = rules.dither_key(self.seed, self.rank, index, self.steps)
+        coding.sign(buffer, plan.words, rule=self.rule, momentum=momentum, moved=moved, zeros=zeros, faults=faults,
+                    key=key)  # fmt: skip
+        if self.zeros == "random" and zeros is not None:
+            coding.fill_zeros(plan.words, zeros, key)
+        for part, rested in resting:
+            moved[part] = rested
+        if self.traitor is not None:
+            with coding.on_host(plan.words) as host:
+                self.betray(coding.words_of(host), n, index=index)
+        if absent.any():
+            mine = mask(~absent, edges_of(sizes), first=0, W=len(plan.words))
+            plan.words &= coding.tensor_of(mine).to(plan.words.device)
+        before = self._ledger.last() if index == 0 else None
+        agreed = told(None if before is None else before.agreement)
+        plan.roll.write(turn=self.tie_step(index), agreed=agreed, faults=int(faults), absent=absent)
+        return absent
 
-def _check(momentum: float, tie: str, adversary: str | None, schedule: str) -> None:
-    ties.check_tie(tie)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: must be in [0, 1), got {momentum}")
-    check_adversary(adversary)
-    check_schedule(schedule)
-    machine.check_threads()
+
+def _free(scheduler: Scheduler, plans: dict[int, Any], *, carriers: dict[torch.device, Any], comm: Any) -> None:
+    """Free what a state holds: closed, or collected."""
+    scheduler.close()
+    for _, plan in plans.values():
+        plan.close()
+    plans.clear()
+    for carrier in carriers.values():
+        carrier.close()
+    comm.Free()
+
+
+def _choose(name: str, choice: str, choices: Sequence[str]) -> None:
+    if choice not in choices:
+        raise ValueError(f"{name}: unknown name {choice!r}, choose from {', '.join(choices)}")
+
+
+def _check_type(gradient: Tensor) -> None:
+    if gradient.dtype not in coding.FLOATS:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in coding.FLOATS)
+        raise ValueError(f"bucket: gradients must be one of {names}, got {gradient.dtype}: it has no sign to vote on")
+
+
+def _pieces(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> list[slice]:
+    """Return where the chosen parts lie in a flat bucket."""
+    edges = edges_of(sizes)
+    return [slice(int(edges[part]), int(edges[part + 1])) for part in np.flatnonzero(chosen)]
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """Vote on a bucket: `model.register_comm_hook(state, mpisign.vote_hook)`.
 
     A vote that fails is raised by `loss.backward()`, and by every backward after it. On other ranks the vote may wait
-    for this one: start scripts with `python -m mpi4py`, which ends the job when a rank raises.
+    for this one: start scripts with torchrun, or with `mpirun python -m mpi4py`, which end the job when a rank raises.
+
+    The signs are no gradient any more: no GradScaler, no clipping of norms, no second backward into them (`no_sync` and
+    `zero_grad` as with DDP), an optimizer without momentum (`mpisign.optimizer`), a step after each backward. The state
+    refuses what it sees of these (`guard`). It does not see: gradients that are changed by hand and stay -1, 0 or 1; an
+    optimizer that is not torch's; on a GPU, what begins and ends between the steps 1, 2, 4, 8, ... that are looked at.
     """
     buffer = bucket.buffer()
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else None)

@@ -6,6 +6,7 @@ go over MPI from the host; those of a CUDA device are staged through pinned host
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,22 +17,38 @@ from torch import Tensor
 from ..coding import coding
 from ..coding.coding import tensor_of
 from ..coding.ties import Tie
-from ..ranks import clock
+from ..ranks import clock, patience
 from ..ranks.clock import Spans
 from .carriers import Carrier, GroupComm, HostCarrier
 from .exchange import Exchange, exchange_class, plan_over
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..coding.bits import Words
+    from .roll import Roll
 
 # The name that newer versions of torch deprecate is the only one that older ones have.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Plan(Protocol):
-    """How the words of one bucket are voted on. `words`, int64 (W,), is the caller's to fill."""
+    """How the words of one bucket are voted on: see `Exchange`.
+
+    `words` and, where it was asked for, `abstains`, int64 (W,), are the caller's to fill. The roll lies on the host.
+    """
 
     words: Tensor
+    abstains: Tensor | None
+
+    @property
+    def roll(self) -> Any:
+        """What the ranks say of themselves: a Roll, or None without sizes."""
+
+    @property
+    def nobody(self) -> NDArray[np.bool_]:
+        """On which parts nobody has voted, bool (parts,)."""
 
     def vote(self, step: int, spans: Spans) -> Tensor:
         """Return the vote on `words`, int64 (W,) or (2, W) on their device, valid until the next one. Collective."""
@@ -40,28 +57,46 @@ class Plan(Protocol):
         """Free what the plan holds. Collective."""
 
 
-def plan_for(
-    comm: Any, exchange: str, *, W: int, tie: str, seed: int, where: torch.device, takes_device_memory: bool = False
-) -> Plan:
-    """Return a plan for words of a gradient on the device `where`, over an MPI communicator or a GroupComm. Collective.
+def carrier_for(comm: Any, where: torch.device, exchange: str, *, takes_device_memory: bool = False) -> Carrier:
+    """Return what carries words of gradients on the device `where`, for any number of plans of one exchange.
 
-    `takes_device_memory`: so does the MPI of `comm`. Where it does not, and where the exchange counts on the host, the
-    words go through the host.
+    `comm` is an MPI communicator or a GroupComm. `takes_device_memory`: so does the MPI of `comm`. Where it does not,
+    and where the exchange counts on the host, the words go through the host.
 
     Raises:
-        ValueError: on all ranks, if they ask for different votes, or for an exchange that their carrier has not.
+        ValueError: an unknown exchange, or a process group that takes neither tensors of the device nor of the host.
 
     """
-    on_device = where.type == "cuda" and takes_device_memory and not exchange_class(exchange).counts
-    plan: Plan
+    counts = exchange_class(exchange).counts
     if isinstance(comm, GroupComm):
-        carrier: Carrier = GroupCarrier(comm, where if comm.backend == "nccl" else torch.device("cpu"))
-        plan = plan_over(carrier, W, exchange=exchange, tie=tie, seed=seed)
-    elif on_device:
-        plan = plan_over(DeviceCarrier(comm, where), W, exchange=exchange, tie=tie, seed=seed)
-    else:
-        host = HostCarrier(comm, _pinned_zeros) if where.type == "cuda" else HostCarrier(comm)
-        plan = _OnHost(plan_over(host, W, exchange=exchange, tie=tie, seed=seed))
+        return GroupCarrier(comm, _group_device(comm, where))
+    if where.type == "cuda" and takes_device_memory and not counts:
+        return DeviceCarrier(comm, where)
+    return HostCarrier(comm, _pinned_zeros) if where.type == "cuda" else HostCarrier(comm)
+
+
+def _group_device(comm: GroupComm, where: torch.device) -> torch.device:
+    """Return where a group takes words of the device `where`: there by NCCL and the like, on the host by Gloo."""
+    there = comm.backend_of(where.type)
+    if there is not None and (there != "gloo" or where.type == "cpu"):
+        return where
+    if comm.backend_of("cpu") is None:
+        raise ValueError(f"group: its backend {comm.backend} takes no words of {where}; make one with backend gloo")
+    return torch.device("cpu")
+
+
+def plan_for(
+    carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int, where: torch.device, sizes: Sequence[int] = (),
+    abstain: bool = False,
+) -> Plan:  # fmt: skip
+    """Return a plan for words of a gradient on the device `where`, over what `carrier_for` gave for it. Collective.
+
+    Raises:
+        ValueError: as `plan_over` does.
+
+    """
+    made = plan_over(carrier, W, exchange=exchange, tie=tie, seed=seed, sizes=sizes, abstain=abstain)
+    plan: Plan = _OnHost(made) if isinstance(carrier, HostCarrier) else made
     return plan if plan.words.device == where else _Staged(plan, where)
 
 
@@ -74,6 +109,15 @@ class _OnHost:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self.words = exchange, tensor_of(exchange.words)
+        self.abstains = None if exchange.abstains is None else tensor_of(exchange.abstains)
+
+    @property
+    def roll(self) -> Roll | None:
+        return self._exchange.roll
+
+    @property
+    def nobody(self) -> NDArray[np.bool_]:
+        return self._exchange.nobody
 
     def vote(self, step: int, spans: Spans) -> Tensor:
         return tensor_of(self._exchange.vote(step, spans))
@@ -91,10 +135,24 @@ class _Staged:
     def __init__(self, plan: Plan, where: torch.device) -> None:
         self._plan = plan
         self.words = torch.zeros_like(plan.words, device=where)
+        self._staged = [(self.words, plan.words)]
+        self.abstains: Tensor | None = None
+        if plan.abstains is not None:
+            self.abstains = torch.zeros_like(plan.abstains, device=where)
+            self._staged.append((self.abstains, plan.abstains))
+
+    @property
+    def roll(self) -> Any:
+        return self._plan.roll
+
+    @property
+    def nobody(self) -> NDArray[np.bool_]:
+        return self._plan.nobody
 
     def vote(self, step: int, spans: Spans) -> Tensor:
         with clock.timed(spans, "to host", self.words.device):
-            self._plan.words.copy_(self.words, non_blocking=True)
+            for here, host in self._staged:
+                host.copy_(here, non_blocking=True)
         torch.cuda.current_stream(self.words.device).synchronize()
         voted = self._plan.vote(step, spans)
         # By the time that the next vote overwrites what is copied here, the next words have come on the same stream.
@@ -116,6 +174,9 @@ class _TensorWords:
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.int64, device=self._where)
 
+    def put(self, words: Words) -> Tensor:
+        return tensor_of(words).to(self._where)
+
     def allgather(self, thing: Any) -> list[Any]:
         gathered: list[Any] = self._comm.allgather(thing)
         return gathered
@@ -126,9 +187,16 @@ class _TensorWords:
     def timed(self, spans: Spans, name: str) -> AbstractContextManager[None]:
         return clock.timed(spans, name, self._where)
 
+    def close(self) -> None:
+        """Nothing to free."""
+
 
 class DeviceCarrier(_TensorWords):
     """Words on a device over an MPI that takes its memory. MPI knows no streams, so the caller's is waited for."""
+
+    def start_gather(self, mine: Words, rows: Words) -> Callable[[], None]:
+        """MPI_Iallgather, on the host."""
+        return patience.start_allgather(self._comm, mine, rows)
 
     def all_to_all(self, sent: Tensor, received: Tensor) -> None:
         """MPI_Alltoall."""
@@ -160,6 +228,19 @@ class DeviceCarrier(_TensorWords):
 
 class GroupCarrier(_TensorWords):
     """Words over the process group that `GroupComm.Dup` made: on the device with NCCL, on the host with Gloo."""
+
+    def start_gather(self, mine: Words, rows: Words) -> Callable[[], None]:
+        """All-gather, asynchronous, on the group's device; the lines come to the host when they are waited for."""
+        sent, host = self.put(mine), tensor_of(rows)
+        received = host if self._where.type == "cpu" else torch.empty_like(host, device=self._where)
+        work = _all_gather(received.view(-1), sent, group=self._comm.group, async_op=True)
+
+        def wait() -> None:
+            work.wait()
+            if received is not host:
+                host.copy_(received)
+
+        return wait
 
     def all_to_all(self, sent: Tensor, received: Tensor) -> None:
         """All to all, in one call."""

@@ -62,6 +62,15 @@ class ThreadCarrier(HostWords):
         with self._meeting.shown(self.rank, thing) as all_things:
             return list(all_things)
 
+    def start_gather(self, mine: Words, rows: Words) -> Callable[[], None]:
+        """Gather at once; `rows` is set when it is waited for."""
+        gathered = self.allgather(mine.copy())
+
+        def wait() -> None:
+            rows[:] = gathered
+
+        return wait
+
     def all_to_all(self, sent: Words, received: Words) -> None:
         """Copy this rank's block of what each rank sends."""
         with self._meeting.shown(self.rank, sent) as all_sent:
@@ -123,9 +132,6 @@ class _MergedCounters:
         with self._meeting.shown(self._rank, planes) as all_planes:
             if self._rank:
                 planes[:] = all_planes[0]
-
-    def free(self) -> None:
-        """Nothing to free."""
 
 
 def run_threads(P: int, function: Callable[[ThreadCarrier], T], *, nodes: Sequence[int] | None = None) -> list[T]:

@@ -6,19 +6,20 @@ Each rank computes 1 / P of the reference from what all ranks sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..coding import counting
 from ..coding.bits import Floats, Words
-from ..coding.sizes import words_for
+from ..coding.sizes import BITS, words_for
 from ..coding.ties import Tie
 from ..ranks import patience
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from ..ranks.launch import Comm
 
 CHUNK = 2**16  # coordinates at a time: temporary arrays stay in the cache
 # The eight signs that each byte of a vote stands for.
@@ -31,54 +32,102 @@ def _chunks(n: int) -> Iterator[slice]:
 
 
 def plain_words(gradient: Floats, momentum: Floats | None, *, beta: float) -> Words:
-    """Pack the signs of the gradient, or of the momentum after its step; nothing is changed."""
+    """Pack the signs of the gradient, or of the momentum after its step; nothing is changed.
+
+    A gradient that is not finite, or too far from the momentum, counts as 0.
+    """
     weight = np.float32(1 - beta)
     words = np.zeros(words_for(len(gradient)) * 8, np.uint8)
     for part in _chunks(len(gradient)):
-        x = gradient[part]
-        if momentum is not None:
-            x = momentum[part] + weight * (x - momentum[part])
+        m = np.float32(0) if momentum is None else momentum[part]
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = gradient[part] - m
+        x = m + weight * np.where(np.isfinite(step), step, -m)
         packed = np.packbits(x < 0, bitorder="little")
         words[part.start // 8 : part.start // 8 + len(packed)] = packed
     return words.view("<u8").astype(np.uint64, copy=False)
 
 
-def plain_vote(comm: MPI.Comm, words: Words, *, tie: Tie, first: int = 0) -> Words:
-    """Return the vote on all ranks' words, (W,) or (2, W), by adding up single bits. Collective.
+def spread(parts: NDArray[Any], sizes: Sequence[int], *, first: int, n: int) -> NDArray[Any]:
+    """Return for each of the n coordinates from word `first` on what `parts` has for its parameter."""
+    return np.repeat(parts, sizes)[first * BITS :][:n]
 
-    The words may be a piece of a longer vector, from its word `first` on.
+
+def mask(absent: NDArray[np.bool_], sizes: Sequence[int], *, first: int, n: int) -> Words:
+    """Return words with 1 for those of the n coordinates from word `first` on that are of an absent parameter."""
+    words = np.zeros(words_for(n) * 8, np.uint8)
+    packed = np.packbits(spread(absent, sizes, first=first, n=n), bitorder="little")
+    words[: len(packed)] = packed
+    return words.view("<u8").astype(np.uint64, copy=False)
+
+
+def wrong_absence(gradient: Floats, absent: NDArray[np.bool_], sizes: Sequence[int], *, first: int = 0) -> int:
+    """Count the coordinates of parameters on which a rank is absent unduly, or unduly is not: see `hook`.
+
+    The gradient may be a piece, from word `first` on: of a parameter that is cut by its ends, a coordinate that is not
+    0 tells that the rank may not be absent, and nothing else is known.
+    """
+    wrong, end = 0, 0
+    for size, gone in zip(sizes, absent.tolist(), strict=True):
+        begin, end = end, end + size
+        here = gradient[max(0, begin - first * BITS) : max(0, end - first * BITS)]
+        silent = not np.count_nonzero(here)
+        wrong += len(here) * (not silent if gone else silent and len(here) == size)
+    return wrong
+
+
+def plain_vote(
+    comm: Comm, words: Words, *, tie: Tie, absent: NDArray[np.bool_], sizes: Sequence[int], first: int = 0
+) -> Words:
+    """Return the vote of those present on all ranks' words, (2, W), by adding up single bits. Collective.
+
+    The words may be a piece of a longer vector, from its word `first` on, whose parameters have so many coordinates;
+    `absent`, bool (parts,), tells on which of them this rank is absent. Its bits there are 0. The second row has 1
+    where the result is 0: nobody has voted, or there is a tie and the rule is so.
     """
     P, W = comm.size, len(words)
+    present = P - np.sum(comm.allgather(absent), axis=0)
+    ballots = P if present.min(initial=P) == P else spread(present, sizes, first=first, n=W * BITS)
     S = -(-W // P)
     sent, received = np.zeros((P, S), np.uint64), np.empty((P, S), np.uint64)
     sent.reshape(-1)[:W] = words
     patience.quiet_barrier(comm)
     comm.Alltoall(sent, received)
-    mine = np.zeros((2, S), np.uint64)
-    for start in range(0, S, CHUNK // 64):
-        part = slice(start, min(start + CHUNK // 64, S))
-        count = np.zeros(64 * (part.stop - part.start), np.int64)
+    mine = np.zeros((3, S), np.uint64)
+    for start in range(0, S, CHUNK // BITS):
+        part = slice(start, min(start + CHUNK // BITS, S))
+        count = np.zeros(BITS * (part.stop - part.start), np.int64)
         for row in received[:, part]:
             count += np.unpackbits(row.view(np.uint8), bitorder="little")
-        for plane, mask in zip(mine, (2 * count > P, 2 * count == P), strict=True):
-            plane[part] = np.packbits(mask, bitorder="little").view(np.uint64)
-    every = np.empty((P, 2, S), np.uint64)
+        cast = _share(ballots, comm.rank * S + part.start, length=len(count))
+        for plane, mask in zip(mine, (2 * count > cast, 2 * count == cast, cast == 0), strict=True):
+            plane[part] = np.packbits(np.broadcast_to(mask, count.shape), bitorder="little").view(np.uint64)
+    every = np.empty((P, 3, S), np.uint64)
     patience.quiet_barrier(comm)
     comm.Allgather(mine, every)
-    negative, tied = (np.ascontiguousarray(every[:, plane]).reshape(-1)[:W] for plane in (0, 1))
+    negative, tied, nobody = np.ascontiguousarray(every.swapaxes(0, 1)).reshape(3, -1)[:, :W]
     if tie.rule == "random":
-        return negative | (tied & counting.coins(tie, first + W)[first:])
-    return np.stack([negative, tied]) if tie.rule == "zero" else negative
+        negative = negative | (tied & ~nobody & counting.coins(tie, first + W)[first:])
+    return np.stack([negative, tied if tie.rule == "zero" else nobody])
+
+
+def _share(ballots: NDArray[np.int64] | int, word: int, *, length: int) -> NDArray[np.int64]:
+    """Return how many vote on each of so many coordinates from a word on; on what is behind the end, one."""
+    if isinstance(ballots, int):
+        return np.full(length, ballots)
+    share = np.ones(length, np.int64)
+    known = ballots[word * BITS :][:length]
+    share[: len(known)] = known
+    return share
 
 
 def wrong_signs(result: Floats, voted: Words) -> int:
-    """Count the coordinates of `result`, float32 (n,), that are not the signs of `voted`, (W,) or (2, W)."""
-    wrong, planes = 0, np.atleast_2d(voted).view(np.uint8)
+    """Count the coordinates of `result`, float32 (n,), that are not as `plain_vote` says, (2, W)."""
+    wrong, planes = 0, voted.view(np.uint8)
     for part in _chunks(len(result)):
         octets = slice(part.start // 8, -(-part.stop // 8))
         truth = np.take(_SIGNS, planes[0, octets], axis=0)
-        if len(planes) == 2:
-            tied = np.unpackbits(planes[1, octets], bitorder="little").reshape(truth.shape)
-            truth[tied == 1] = 0
+        none = np.unpackbits(planes[1, octets], bitorder="little").reshape(truth.shape)
+        truth[none == 1] = 0
         wrong += int(np.count_nonzero(result[part] != truth.reshape(-1)[: part.stop - part.start]))
     return wrong

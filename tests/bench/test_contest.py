@@ -3,6 +3,7 @@
 import contextlib
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mpisign.bench.contest import Contest
 from mpisign.bench.turn import play
+from mpisign.coding import coding
 from mpisign.coding.ties import TIES
 from mpisign.methods.method import NCCL, Terms
 from mpisign.methods.table import METHODS, ready
@@ -174,6 +176,68 @@ def test_words_that_are_not_those_of_the_gradient_are_counted(comm, momentum):
             assert overlapped_round(comm, contest, name, 0) >= 20_000, name
 
 
+ABSENT = {  # which ranks have no gradient of a parameter of so many coordinates; any piece has the middle ones whole
+    3: lambda rank: rank == 0, 61: lambda rank: False, 20_000: lambda rank: rank % 2, 500: lambda rank: True,
+    65: lambda rank: rank > 0, 50_000: lambda rank: rank == 0, 1: lambda rank: False,
+}  # fmt: skip
+
+
+def partly_absent(comm, seed):
+    noise = torch.Generator().manual_seed(seed + 10 * comm.rank)
+    parts = [torch.randn(n, generator=noise) * (not absent(comm.rank)) for n, absent in ABSENT.items()]
+    return [HeldBucket(0, torch.cat(parts), parts, False), HeldBucket(1, torch.cat(parts[::-1]), parts[::-1], True)]
+
+
+def partly_absent_rounds(comm, contest):
+    """What is wrong, by method: in two rounds, and in two overlapped iterations."""
+    wrong = {name: [] for name in contest.methods}
+    for iteration in range(2):
+        for sample in contest.round(iteration, partly_absent(comm, iteration)):
+            wrong[sample["method"]].append(sample["wrong"])
+        for name in contest.methods:
+            with contest.overlapping(name, iteration):
+                for future in [play(contest.turn, bucket) for bucket in partly_absent(comm, iteration)]:
+                    future.wait()
+            wrong[name].append(contest.wrong_overlapped(name))
+    return wrong
+
+
+@pytest.mark.parametrize(("rule", "momentum", "adversary"), [*HONEST, *(("random", 0.9, name) for name in ADVERSARIES)])
+def test_votes_of_ranks_of_which_some_are_absent_pass_the_check(comm, rule, momentum, adversary):
+    with contest_of(
+        comm, *VOTES, momentum=momentum, tie=rule, adversary=adversary if comm.rank % 2 else None
+    ) as contest:
+        assert partly_absent_rounds(comm, contest) == {name: [0] * 4 for name in VOTES}
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_a_rank_that_abstains_unduly_or_unduly_does_not_is_counted(comm, monkeypatch, absent):
+    if comm.rank == comm.size - 1:
+        monkeypatch.setattr(coding, "silent", lambda gradient, sizes: np.full(len(sizes), absent))
+    with contest_of(comm, *VOTES) as contest:
+        wrong = partly_absent_rounds(comm, contest)
+    assert all(min(counts) > 0 for counts in wrong.values()), wrong
+
+
+@pytest.mark.parametrize("wrongly", [1.0, -1.0])
+def test_a_result_where_nobody_has_voted_is_counted(comm, wrongly):
+    with contest_of(comm, "vote-alltoall") as contest:
+        spoil(comm, contest.methods["vote-alltoall"],
+              after=lambda buffer: buffer[50_066:50_566].add_(wrongly))  # fmt: skip
+        assert [sample["wrong"] for sample in contest.round(0, partly_absent(comm, 0))] == [500]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_gradients_that_are_not_finite_count_as_zero(comm, momentum):
+    with contest_of(comm, *VOTES, momentum=momentum) as contest:
+        for iteration in range(3):
+            buckets = held_buckets(comm, seed=iteration)
+            for bucket in buckets:
+                bucket.tensor[comm.rank :: 7] = (math.nan, math.inf, -math.inf)[iteration]
+            assert [sample["wrong"] for sample in contest.round(iteration, buckets)] == [0] * len(VOTES)
+            contest.apply(iteration, buckets)
+
+
 def test_a_vote_that_was_not_taken_is_counted(comm):
     with contest_of(comm, "none", *VOTES) as contest:
         for name in VOTES:
@@ -190,7 +254,7 @@ def test_the_words_are_left_as_they_were_sent(comm, adversary):
     with contest_of(comm, *VOTES, adversary=adversary) as contest:
         for name in VOTES:
             vote, seen = contest.methods[name], []
-            vote.observe(lambda number, words, tie, seen=seen: seen.append((words, words.clone())))
+            vote.observe(lambda number, words, tie, absent, seen=seen: seen.append((words, words.clone())))
             for step in range(2):
                 seen.clear()
                 for future in [vote(bucket) for bucket in held_buckets(comm, seed=step)]:

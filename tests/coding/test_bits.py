@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from reference import awkward
 
 from mpisign.coding import bits
+from mpisign.coding.rules import Signum
 from mpisign.coding.sizes import words_for
 
 SIZES = [0, 1, 63, 64, 65, 127, 128, 64 * 5 + 1, 64 * 128 * 3 + 1]
@@ -40,17 +41,6 @@ def test_padding_is_zero(x, seed):
 
 
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999])
-def test_momentum_pack_equals_numpy_bit_for_bit(n, beta):
-    m, g = awkward(n, 1), awkward(n, 2)
-    moved = reference.momentum(m, g, beta)
-    words = bits.momentum_pack(m, g, beta)
-    assert np.array_equal(m.view(np.uint32)[~np.isnan(m)], moved.view(np.uint32)[~np.isnan(moved)])
-    assert np.array_equal(np.isnan(m), np.isnan(moved))
-    assert np.array_equal(words, reference.pack(moved))
-
-
-@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("rows", [1, 2])
 def test_unpack_equals_the_reference(n, rows):
     words = np.random.default_rng(n).integers(0, 2**64, (rows, words_for(n)), np.uint64)
@@ -62,10 +52,10 @@ def test_unpack_equals_the_reference(n, rows):
 
 def test_torch_tensors_are_taken_and_changed_in_place():
     m, g = torch.zeros(70), -torch.ones(70)
-    words = bits.momentum_pack(m, g, 0.5)
+    bits.sign(g, np.empty(2, np.uint64), rule=Signum(0.5), momentum=m)
     assert torch.equal(m, torch.full((70,), -0.5))
     out = torch.empty(70)
-    bits.unpack(words, 70, out)
+    bits.unpack(bits.pack(m), 70, out)
     assert torch.equal(out, -torch.ones(70))
 
 
@@ -79,8 +69,6 @@ def test_torch_tensors_are_taken_and_changed_in_place():
         (lambda: bits.unpack(np.zeros(1, np.uint64), 65), "words: "),
         (lambda: bits.unpack(np.zeros((3, 2), np.uint64), 65), "words: "),
         (lambda: bits.unpack(np.zeros(1, np.uint64), 3, np.zeros(4, np.float32)), "out: "),
-        (lambda: bits.momentum_pack(np.zeros(3, np.float32), np.zeros(4, np.float32), 0.9), "momentum: "),
-        (lambda: bits.momentum_pack(np.zeros(3, np.float32), np.zeros(3, np.float32), 1.0), "beta: "),
     ],
 )
 def test_faulty_arguments_are_named(call, named):

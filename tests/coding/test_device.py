@@ -17,49 +17,16 @@ import pytest
 import reference
 import torch
 from launch import skip_if_quick
+from places import INTERPRETED, SIZES, guarded, intact, tensor, words
 from reference import awkward
 
 from mpisign.coding import coding, counting
 from mpisign.coding.sizes import words_for
 from mpisign.coding.ties import TIES, Tie
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-GUARD = 64  # elements on both sides of an output that must stay as they were
-SIZES = [0, 1, 63, 64, 65, 127, 128, 64 * 5 + 1, 2048, 2 * 2048 + 65]
+FILES = [__file__, str(Path(__file__).with_name("test_sign.py"))]
 VOTERS = [*range(1, 10), 14, 15, 16, 17, 29, 30, 31, 45, 64]
 WIDTHS = [0, 1, 255, 256, 257, 600]
-
-PLACES = [("numba", "cpu"), ("torch", "cpu")] + [("triton", "cpu")] * INTERPRETED
-if torch.cuda.is_available() and not INTERPRETED:
-    PLACES += [("torch", "cuda"), ("triton", "cuda")]
-
-
-@pytest.fixture(params=PLACES, ids="-".join)
-def place(request, monkeypatch):
-    """Make one coder code, and return the device it does it on."""
-    name, where = request.param
-    monkeypatch.setattr(coding, "coder", lambda _: name)
-    return torch.device(where)
-
-
-def tensor(array, place):
-    """Words are shown as int64."""
-    return torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array.copy()).to(place, copy=True)
-
-
-def words(tensor):
-    return coding.words_of(tensor.cpu())
-
-
-def guarded(shape, dtype, place):
-    """Return a buffer full of sevens, and a tensor in its midst to write to."""
-    size = int(np.prod(shape))
-    buffer = torch.full((size + 2 * GUARD,), 7, dtype=dtype, device=place)
-    return buffer, buffer[GUARD : GUARD + size].view(shape)
-
-
-def intact(buffer):
-    return bool((buffer[:GUARD] == 7).all() and (buffer[-GUARD:] == 7).all())
 
 
 def ballots(P, W, seed=0):
@@ -78,36 +45,6 @@ def test_zero_minus_zero_and_nan_are_positive_and_padding_is_zero(place):
     x = torch.tensor([0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, -1e-45], device=place)
     assert coding.pack(x).tolist() == [0b10100000]
     assert words(coding.pack(torch.full((65,), -1.0, device=place))).tolist() == [2**64 - 1, 1]
-
-
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999])
-def test_momentum_pack_equals_numpy_bit_for_bit_step_after_step(n, beta, place):
-    moved = awkward(n, 1)
-    buffer, momentum = guarded((n,), torch.float32, place)
-    momentum.copy_(torch.from_numpy(moved))
-    for step in range(3):
-        gradient = awkward(n, 2 + step) * np.float32(1.1) ** step
-        moved = reference.momentum(moved, gradient, beta)
-        packed = coding.momentum_pack(momentum, tensor(gradient, place), beta)
-        got = momentum.cpu().numpy()
-        number = ~np.isnan(moved)
-        assert np.array_equal(np.isnan(got), ~number)
-        assert np.array_equal(got.view(np.uint32)[number], moved.view(np.uint32)[number])
-        assert np.array_equal(words(packed), reference.pack(moved))
-    assert intact(buffer)
-
-
-def test_the_momentum_is_rounded_twice_not_fused(place):
-    """Of so many products, hundreds come out otherwise if they are fused with the addition."""
-    rng = np.random.default_rng(0)
-    m, g = (rng.standard_normal(4096).astype(np.float32) for _ in range(2))
-    moved = tensor(m, place)
-    coding.momentum_pack(moved, tensor(g, place), 0.9)
-    assert np.array_equal(moved.cpu().numpy(), reference.momentum(m, g, 0.9))
-    weight = np.float32(1 - 0.9).astype(np.float64)
-    fused = (m + weight * (g - m).astype(np.float64)).astype(np.float32)
-    assert (fused != reference.momentum(m, g, 0.9)).sum() > 100
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -189,8 +126,6 @@ def test_who_codes_where():
         (lambda: coding.pack(torch.zeros(6)[::2]), "x: .*not contiguous"),
         (lambda: coding.pack(torch.zeros(3, device="meta"), torch.zeros(1, dtype=torch.int64)), "out: .*on meta"),
         (lambda: coding.pack(torch.zeros(65), torch.zeros(1, dtype=torch.int64)), "out: "),
-        (lambda: coding.momentum_pack(torch.zeros(3), torch.zeros(4), 0.9), "momentum: "),
-        (lambda: coding.momentum_pack(torch.zeros(3), torch.zeros(3), 1.0), "beta: "),
         (lambda: coding.unpack(torch.zeros(1, dtype=torch.int64), 65), "words: "),
         (lambda: coding.unpack(torch.zeros(3, 2, dtype=torch.int64), 65), "words: "),
         (lambda: coding.unpack(torch.zeros(1), 3), "words: .*float32"),
@@ -233,7 +168,7 @@ with_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not install
 def test_the_kernels_in_tritons_interpreter():
     """Instead of a CUDA device: the same code, its bounds and its arithmetic, but nothing of its compilation."""
     skip_if_quick()
-    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", __file__, TRITON_INTERPRET="1")
+    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", *FILES, TRITON_INTERPRET="1")
     assert " passed" in output
     assert " failed" not in output
 
@@ -242,9 +177,12 @@ COMPILE = """
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from mpisign import Lion, Noisy, SignSGD, Signum, Stochastic
+from mpisign.coding.coding import FLOATS
 from mpisign.coding.ties import Tie
 from mpisign.coding.kernels import triton as kernels
 
+RULES = SignSGD(), Lion(), Noisy(1.0), Stochastic(1.0)
 launched = []
 
 class Launcher:
@@ -268,12 +206,15 @@ for arch in (80, 90):
     Driver.arch = arch
     x, words = torch.zeros(5001), torch.zeros((31, 79), dtype=torch.int64)
     kernels.pack(x, words[0])
-    kernels.momentum_pack(x, x, 0.9, words[0])
+    for rule, dtype in (*((Signum(), dtype) for dtype in FLOATS), *((rule, torch.float32) for rule in RULES)):
+        momentum = x if rule.has_momentum else None
+        kernels.sign(x.to(dtype), words[0], rule, momentum, momentum, words[1], words[2, :1], 2**63)
+        kernels.sign(x.to(dtype), words[0], rule, momentum, momentum, None, None, 2**63)
     for rule, rows in (("positive", 1), ("random", 1), ("zero", 2)):
         kernels.unpack(words[:rows], x)
         for P in (1, 2, 16, 31):
             kernels.majority(words[:P], Tie(rule, 1, 2), words[0], words[1] if rows == 2 else words[0, :0], 0)
-assert len(launched) == 2 * (1 + 1 + 3 * (1 + 4)), launched
+assert len(launched) == 2 * (1 + 2 * (4 + 4) + 3 * (1 + 4)), launched
 """
 
 
@@ -286,5 +227,6 @@ def test_the_kernels_compile_and_round_each_operation(tmp_path):
     code = {path: path.read_text() for path in tmp_path.rglob("*.ptx")}
     assert not any("fma." in text for text in code.values())
     assert not any(".ftz" in text for text in code.values())
-    assert sum("mul.rn.f32" in text for path, text in code.items() if path.stem == "_pack") == 2
+    signs = [text for path, text in code.items() if path.stem == "_sign"]
+    assert sum("mul.rn.f32" in text for text in signs) == len(signs) - 2 * 2  # SignSGD has nothing to multiply
     assert len(list(tmp_path.rglob("*.cubin"))) == len(code) > 0

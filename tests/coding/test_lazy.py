@@ -24,6 +24,7 @@ def loaded_by(code):
         "from mpisign.voting.exchange import EXCHANGES, exchange_class, plan, vote",
         "from mpisign.voting.adversary import ADVERSARIES, check_adversary",
         "from mpisign.voting.schedule import SCHEDULES",
+        "from mpisign import Lion, Noisy, Rule, SignSGD, Signum, Stochastic",
         "from mpisign.coding.ties import TIES, Tie, check_tie",
         "from mpisign.coding.sizes import words_for",
     ],

@@ -53,6 +53,19 @@ def test_nothing_is_wrong_with_ranks_that_are_well():
     assert {finding.level for _, finding in found} == {OK}
 
 
+def test_without_mpi_no_mpi_is_asked_for():
+    """Neither mpi4py nor a library is missed by ranks that torchrun has started."""
+    versions = well().versions | {"mpi4py": None}
+    ranks = four(launcher="torchrun", library=None, versions=versions, world=lambda rank: World(rank, 4, rank // 2, 0))
+    found = diagnosis.diagnose(ranks)
+    assert {finding.level for _, finding in found} == {OK}
+    told = {name: finding.text for name, finding in found}
+    assert told["launcher"] == "torchrun, 4 rank(s) on 2 node(s)"
+    assert "torchrun has started the ranks" in told["MPI library"]
+    assert not {"thread level", "CUDA-aware MPI"} & set(told)
+    assert ERROR in {finding.level for _, finding in diagnosis.diagnose([replace(ranks[0], launcher="mpirun")])}
+
+
 def device(rank, uuids="abcd", fault=None):
     return Cuda("13.0", 4, uuids[rank] if uuids[rank] != "-" else None, fault)
 

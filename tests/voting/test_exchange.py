@@ -4,10 +4,13 @@ The laws themselves are proved in test_threads, at more P; here each MPI's colle
 """
 
 import functools
+from contextlib import closing
 
+import ballots as voters
 import numpy as np
 import pytest
 import reference
+from ballots import SEED, SIZES, take_votes, true_votes
 
 import mpisign
 from mpisign.coding import counting
@@ -15,7 +18,8 @@ from mpisign.coding.sizes import BLOCK
 from mpisign.coding.ties import TIES, Tie
 from mpisign.network import traffic
 from mpisign.ranks import nodes, patience
-from mpisign.voting.exchange import EXCHANGES, plan
+from mpisign.voting.carriers import HostCarrier
+from mpisign.voting.exchange import EXCHANGES, plan, plan_over
 from mpisign.voting.native import CounterSum, merge_function
 
 pytestmark = pytest.mark.mpi
@@ -124,6 +128,10 @@ class CountingComm:
         self.book[0] += sent
         self.book[1] += received
 
+    def Iallgather(self, sent, received):
+        self.count((self.size - 1) * sent.nbytes, received.nbytes - sent.nbytes)
+        return self.comm.Iallgather(sent, received)
+
     def Alltoall(self, sent, received):
         self.count(sent.nbytes * (self.size - 1) // self.size, received.nbytes * (self.size - 1) // self.size)
         self.comm.Alltoall(sent, received)
@@ -162,6 +170,57 @@ def test_traffic_is_what_is_sent(comm, pretended_nodes, name, rule):
         formula = traffic.vote(name, W, tie=rule, nodes=pretended_nodes)
         assert formula.shape == (comm.size, 2)
         assert booking.book == formula[comm.rank].tolist()
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize(("abstain", "sizes"), [(False, SIZES), (True, SIZES)])
+def test_those_who_vote_decide_and_the_traffic_is_exact(comm, pretended_nodes, name, rule, abstain, sizes):
+    truths = true_votes(comm.size, rule, abstain=abstain, sizes=sizes)
+    booked = traffic.vote(name, voters.W, tie=rule, nodes=pretended_nodes, parts=len(sizes), abstain=abstain)
+    booking = CountingComm(comm)
+    with closing(HostCarrier(booking)) as carrier:
+        ours = plan_over(carrier, voters.W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
+        booking.book[:] = 0, 0
+        for voted, true in zip(take_votes(ours, comm.size, comm.rank), truths, strict=True):
+            assert np.array_equal(voted, true)
+            assert booking.book == booked[comm.rank].tolist()
+            booking.book[:] = 0, 0
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_those_who_vote_decide_patiently_too(comm, name):
+    patient = patience.Patient(comm.Dup())
+    patient.patient = True
+    with closing(HostCarrier(patient)) as carrier:
+        ours = plan_over(carrier, voters.W, exchange=name, tie="zero", seed=SEED, sizes=SIZES)
+        truths = true_votes(comm.size, "zero", abstain=False, sizes=SIZES)
+        for voted, true in zip(take_votes(ours, comm.size, comm.rank), truths, strict=True):
+            assert np.array_equal(voted, true)
+    patient.Free()
+
+
+def test_a_thousand_plans_share_their_carriers_communicators(comm):
+    """MPI has some two thousand of them; a model may have as many buckets."""
+    if comm.size not in (1, 2):
+        pytest.skip("as with 2 ranks")
+    for _ in range(2):  # and again: what is closed is free
+        with closing(HostCarrier(comm)) as carrier:
+            plans = [plan_over(carrier, 1, exchange="hierarchical", tie="zero", seed=0) for _ in range(1030)]
+            for ours in plans:
+                ours.vote()
+                ours.close()
+
+
+def test_a_turn_that_differs_is_a_fault_on_every_rank(comm):
+    if comm.size == 1:
+        pytest.skip("needs ranks that can differ")
+    for name in EXCHANGES:
+        with closing(HostCarrier(comm)) as carrier:
+            ours = plan_over(carrier, 2, exchange=name, tie="positive", seed=0, sizes=(100,))
+            ours.roll.write(turn=5 + (comm.rank == 1), agreed=0, faults=0, absent=np.zeros(1, bool))
+            with pytest.raises(ValueError, match="different buckets or steps: turn 5 on rank 0, 6 on rank 1; all"):
+                ours.vote()
 
 
 def test_alltoall_sends_two_bits_a_coordinate_at_most(comm):

@@ -20,7 +20,7 @@ from mpisign.voting.bucket import HeldBucket
 from mpisign.voting.carriers import GroupComm
 from mpisign.voting.exchange import EXCHANGES, plan_over
 from mpisign.voting.schedule import SCHEDULES
-from mpisign.voting.tensors import DeviceCarrier, plan_for
+from mpisign.voting.tensors import DeviceCarrier, carrier_for, plan_for
 
 pytestmark = pytest.mark.mpi
 
@@ -58,13 +58,19 @@ def plain_training(P, steps, rule="positive", beta=BETA):
         signs = []
         for rank in range(P):
             gradients = torch.autograd.grad(loss_of(model, rank, step), parameters)
-            for m, g in zip(momenta[rank], gradients, strict=True):
-                m[:] = reference.momentum(m, g.numpy().reshape(-1), beta) if beta else g.numpy().reshape(-1)
-            signs.append([np.where(m < 0, -1, 1) for m in momenta[rank]])
+            ballots = []
+            for m, gradient in zip(momenta[rank], gradients, strict=True):
+                g = gradient.numpy().reshape(-1)
+                if g.any():
+                    m[:] = reference.momentum(m, g, beta) if beta else g
+                # Who has no gradient, as where all units are dead, abstains, and its momentum rests.
+                ballots.append(np.where(m < 0, -1, 1) * g.any())
+            signs.append(ballots)
         with torch.no_grad():
             for i, parameter in enumerate(parameters):
                 tally = sum(signs[rank][i] for rank in range(P))
                 vote = np.sign(tally) if rule == "zero" else np.where(tally < 0, -1, 1)
+                vote = vote * any(signs[rank][i].any() for rank in range(P))
                 voted = torch.from_numpy(vote.astype(np.float32)).view_as(parameter)
                 parameter.grad = voted
         torch.optim.SGD(parameters, LR, weight_decay=DECAY).step()
@@ -79,7 +85,7 @@ def test_training_by_the_hook_is_the_papers_algorithm(comm, name, rule, schedule
         pytest.skip("test_threads proves the exchange itself for other numbers of ranks")
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, BETA, exchange=name, tie=rule, schedule=schedule)
+    state = mpisign.VoteState(comm, rule=mpisign.Signum(BETA), exchange=name, tie=rule, schedule=schedule)
     replica.register_comm_hook(state, mpisign.vote_hook)
     optimizer = torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY)
     for step in range(4):  # DDP divides the buckets anew after the first
@@ -114,7 +120,7 @@ def test_the_overlapped_vote_is_taken_during_backward(comm):
     """The first bucket is voted on before the last layer that backward comes to has been passed."""
     model, order = small_model(), []
     replica = parallel(model)
-    state = mpisign.VoteState(comm)
+    state = mpisign.VoteState(comm, guard=False)
     vote_bucket, first = state.vote_bucket, threading.Event()
 
     def noted(bucket):
@@ -141,7 +147,7 @@ def test_the_overlapped_vote_is_taken_during_backward(comm):
 def test_a_vote_that_fails_is_raised_by_backward(comm, schedule, bucket):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, schedule=schedule)
+    state = mpisign.VoteState(comm, schedule=schedule, guard=False)
     replica.register_comm_hook(state, mpisign.vote_hook)
     loss_of(replica, comm.rank, 0).backward()
 
@@ -189,7 +195,7 @@ def test_parameters_without_a_gradient_stay_where_they_are(comm):
 def test_without_momentum_the_gradients_signs_are_voted_on(comm):
     model = small_model()
     replica = parallel(model)
-    state = mpisign.VoteState(comm, momentum=0.0)
+    state = mpisign.VoteState(comm, rule=mpisign.SignSGD())
     replica.register_comm_hook(state, mpisign.vote_hook)
     loss_of(replica, comm.rank, 0).backward()
     torch.optim.SGD(model.parameters(), LR, weight_decay=DECAY).step()
@@ -223,7 +229,7 @@ def test_momentum_is_saved_and_restored(comm):
     assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
 
 
-def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
+def held_buckets(comm, sizes=(2, 64, 65, 1000), seed=0):
     vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
     for vector in vectors:
         vector[::5] = 0.0
@@ -246,14 +252,18 @@ def check_tensor_votes(comm, name, rule, make):
         plan.close()
 
 
+def planner(comm, name, rule):
+    host = torch.device("cpu")
+    carrier = carrier_for(comm, host, name)
+    return lambda W: plan_for(carrier, W, exchange=name, tie=rule, seed=4, where=host)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", WITHOUT_COUNTERS)
 def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, rule):
-    group = GroupComm(comm, "gloo").Dup()
-    check_tensor_votes(
-        comm, name, rule, lambda W: plan_for(group, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
-    )
+    group = GroupComm(None, "gloo").Dup()
+    check_tensor_votes(comm, name, rule, planner(group, name, rule))
     group.Free()
 
 
@@ -268,24 +278,22 @@ def test_votes_on_tensors_over_mpi_are_exact(comm, name, rule):
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
-    check_tensor_votes(
-        comm, name, rule, lambda W: plan_for(comm, name, W=W, tie=rule, seed=4, where=torch.device("cpu"))
-    )
+    check_tensor_votes(comm, name, rule, planner(comm, name, rule))
 
 
 def test_a_process_group_sums_no_counters(comm):
-    group = GroupComm(comm, "gloo")
+    group = GroupComm(None, "gloo")
     with pytest.raises(ValueError, match="exchange: 'reduce' sums counters, which takes words of the host over MPI"):
-        plan_for(group, "reduce", W=5, tie="positive", seed=0, where=torch.device("cpu"))
+        planner(group, "reduce", "positive")(5)
     with pytest.raises(ValueError, match="exchange: 'hierarchical' sums counters"):
         mpisign.VoteState(group, exchange="hierarchical")
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
-    state, sent, expected = mpisign.VoteState(comm, 0.0, adversary=name, seed=3), [], []
+    state, sent, expected = mpisign.VoteState(comm, rule=mpisign.SignSGD(), adversary=name, seed=3), [], []
     traitor = Traitor(name, 3, rank=comm.rank)
-    state.observer = lambda number, words: sent.append((number, coding.words_of(words).tolist()))
+    state.observer = lambda number, words, absent: sent.append((number, coding.words_of(words).tolist()))
     for step in range(3):
         for bucket in held_buckets(comm, seed=step):
             words = reference.pack(bucket.tensor.numpy())
@@ -296,7 +304,7 @@ def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
     assert sent == expected
 
 
-def test_nan_votes_plus_one(comm):
+def test_what_is_not_finite_counts_as_0(comm):
     state = mpisign.VoteState(comm)
     vector = torch.tensor([float("nan"), -1.0, 1.0])
     state.vote_bucket(HeldBucket(0, vector, [vector], True))
@@ -314,7 +322,9 @@ def test_process_group_is_there(comm):
     [
         ({"exchange": "ring"}, "exchange: "),
         ({"tie": "heads"}, "tie: "),
-        ({"momentum": 1.0}, "momentum: "),
+        ({"rule": mpisign.Signum(1.0)}, "rule: "),
+        ({"zeros": "never"}, "zeros: "),
+        ({"nonfinite": "ignore"}, "nonfinite: "),
         ({"adversary": "liar"}, "adversary: "),
         ({"schedule": "never"}, "schedule: "),
     ],
@@ -325,7 +335,7 @@ def test_faulty_arguments_are_named(comm, arguments, named):
 
 
 def test_gradients_of_another_type_are_refused(comm):
-    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"bucket: .*float64"):
+    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"bucket: .*complex64"):
         state.vote_bucket(HeldBucket(0, vector, [vector], True))
     state.close()

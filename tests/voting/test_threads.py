@@ -5,9 +5,11 @@ What is left to mpirun (test_exchange) is that each MPI's collectives do what th
 
 import threading
 
+import ballots as voters
 import numpy as np
 import pytest
 import reference
+from ballots import SEED, SIZES, STEP, W
 from launch import skip_if_quick
 
 from mpisign.coding.sizes import BLOCK
@@ -17,7 +19,6 @@ from mpisign.voting.exchange import EXCHANGES, plan_over
 from mpisign.voting.threads import run_threads
 
 RANKS = [1, 2, 3, 4, 5, 7, 8, 16, 33, 64]
-SEED, STEP = 3, 5
 
 
 def widths(P):
@@ -42,6 +43,10 @@ class CountingCarrier:
     def count(self, sent, received):
         self.book[0] += sent
         self.book[1] += received
+
+    def start_gather(self, mine, rows):
+        self.count(*[mine.nbytes * (self.size - 1)] * 2)
+        return self.carrier.start_gather(mine, rows)
 
     def all_to_all(self, sent, received):
         assert sent.nbytes == received.nbytes
@@ -78,9 +83,6 @@ class CountingCounters:
         self.carrier.count(each, each)
         self.counters.sum(planes)
 
-    def free(self):
-        self.counters.free()
-
 
 def ballots(P, W, seed=0):
     return np.random.default_rng([seed, P, W]).integers(0, 2**64, (P, W), np.uint64)
@@ -116,6 +118,69 @@ def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule
                 assert np.array_equal(voted, truth)
                 assert np.array_equal(kept, words[rank])
                 assert book == booked[rank].tolist()
+
+
+def votes_of_those_present(carrier, name, rule, abstain, sizes):
+    """Return the votes and the bytes of each."""
+    counting, outcomes = CountingCarrier(carrier), []
+    plan = plan_over(counting, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
+    for voted in voters.take_votes(plan, carrier.size, carrier.rank):
+        outcomes.append((voted, tuple(counting.book)))
+        counting.book[:] = 0, 0
+    plan.close()
+    return outcomes
+
+
+@pytest.mark.parametrize("P", RANKS)
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize(("abstain", "sizes"), [(False, SIZES), (True, ()), (True, SIZES)])
+def test_those_who_vote_decide(abstain, sizes, name, rule, P):
+    if P > 8:
+        skip_if_quick()
+    truths = voters.true_votes(P, rule, abstain=abstain, sizes=sizes)
+    for nodes in node_layouts(P) if name == "hierarchical" else [[0] * P]:
+        booked = traffic.vote(name, W, tie=rule, nodes=nodes, parts=len(sizes), abstain=abstain)
+        every = run_threads(P, lambda carrier: votes_of_those_present(carrier, name, rule, abstain, sizes), nodes=nodes)
+        for rank, outcomes in enumerate(every):
+            for (voted, book), truth in zip(outcomes, truths, strict=True):
+                assert np.array_equal(voted, truth)
+                assert book == tuple(booked[rank])
+
+
+def test_who_is_absent_everywhere_leaves_the_vote_of_the_others():
+    """By another way than the reference: the same vote of fewer ranks."""
+    words, _ = voters.ballots(5)
+    others = [0, 1, 3, 4]
+
+    def vote(carrier, every, absent=()):
+        plan = plan_over(carrier, W, exchange="alltoall", tie="random", seed=SEED, sizes=SIZES)
+        plan.words[:] = every[carrier.rank]
+        plan.roll.write(turn=0, agreed=0, faults=0, absent=np.full(len(SIZES), carrier.rank in absent))
+        return plan.vote(STEP).copy()
+
+    fewer = run_threads(4, lambda carrier: vote(carrier, words[others]))[0]
+    for voted in run_threads(5, lambda carrier: vote(carrier, words, {2})):
+        assert np.array_equal(voted, fewer)
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_a_turn_that_differs_is_the_same_fault_on_all_and_leaves_none_waiting(name):
+    faults = []
+
+    def vote(carrier):
+        plan = plan_over(carrier, 2, exchange=name, tie="positive", seed=0, sizes=(100, 28))
+        plan.roll.write(turn=7 + (carrier.rank == 2), agreed=0, faults=0, absent=np.zeros(2, bool))
+        try:
+            plan.vote()
+        except ValueError as fault:
+            faults.append(str(fault))
+        plan.roll.write(turn=9, agreed=0, faults=0, absent=np.zeros(2, bool))
+        plan.vote()
+
+    run_threads(4, vote, nodes=[0, 0, 1, 1])
+    told = "ranks vote on different buckets or steps: turn 7 on rank 0, 8 on rank 2; all must take the same steps"
+    assert faults == [told] * 4
 
 
 @pytest.mark.parametrize("P", [2, 3, 8])
@@ -169,6 +234,9 @@ def test_the_coins_of_a_tie_are_the_same_whoever_throws_them(P):
         ({"tie": "heads"}, r"tie: unknown rule 'heads'.*\(on rank 2\)"),
         ({"W": 6}, "ranks ask for different votes"),
         ({"seed": 1}, "ranks ask for different votes"),
+        ({"sizes": (1, 319)}, "ranks ask for different votes"),
+        ({"abstain": True}, "ranks ask for different votes"),
+        ({"sizes": (3, 200)}, r"sizes: 203 coordinates do not fill 5 words \(on rank 2\)"),
     ],
 )
 def test_a_fault_of_one_rank_is_the_same_on_all(asked, named):

@@ -13,7 +13,7 @@ from .simd import LANES, load, prefetch, spread, store, tally
 
 
 @kernel
-def _mix(x: Any) -> Any:
+def mix(x: Any) -> Any:
     """Scramble 64 bits: SplitMix64's finalizer."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_30)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_27)
@@ -21,15 +21,16 @@ def _mix(x: Any) -> Any:
 
 
 @kernel
-def _coins(key: Any, index: int) -> Any:
-    return _mix(key + np.uint64(index + 1) * np.uint64(GOLDEN))
+def coins(key: Any, index: int) -> Any:
+    """Throw 64 coins: output number `index` of SplitMix64."""
+    return mix(key + np.uint64(index + 1) * np.uint64(GOLDEN))
 
 
 @kernel
 def throw(key: Any, out: Any) -> None:
     """Set `out` to the coins of its words."""
     for w in range(len(out)):
-        out[w] = _coins(key, w)
+        out[w] = coins(key, w)
 
 
 @kernel
@@ -145,7 +146,7 @@ def _decide_block(planes: Any, K: int, P: int, rule: int, key: Any, first: int, 
             ties[at:stop] = tied[: stop - at]
         else:
             for w in range(at, stop):
-                out[w] |= tied[w - at] & _coins(key, first + w)
+                out[w] |= tied[w - at] & coins(key, first + w)
 
 
 @kernel

@@ -130,19 +130,76 @@ def negative64(typing: Any, floats: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def lerp_negative64(typing: Any, momentum: Any, gradient: Any, offset: Any, weight: Any) -> Any:
-    """Set m <- m + weight * (g - m) on 64 floats from `offset` and return the word of their m < 0."""
+def finite64(typing: Any, gradient: Any, momentum: Any, offset: Any) -> Any:
+    """Return False if any of 64 differences g - m is not finite, and perhaps where they are huge; `momentum`: or None.
+
+    The sum of the 64 tells, in fewer instructions than they would take one by one.
+    """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = _address(context, builder, sig.args[0], args[0], args[2], _FLOATS)
-        m = _load(builder, address, 4)
-        g = _load(builder, _address(context, builder, sig.args[1], args[1], args[2], _FLOATS), 4)
-        weights = _broadcast(builder, args[3], _FLOATS)
-        m = builder.fadd(m, builder.fmul(weights, builder.fsub(g, m)))
-        _store(builder, m, address, 4)
-        return _negative(builder, m)
+        total = _load(builder, _address(context, builder, sig.args[0], args[0], args[2], _FLOATS), 4)
+        if not isinstance(momentum, types.NoneType):
+            m = _load(builder, _address(context, builder, sig.args[1], args[1], args[2], _FLOATS), 4)
+            total = builder.fsub(total, m)
+        size = 32
+        while size >= 8:  # the lanes of a register of AVX
+            low, high = (ir.Constant(ir.VectorType(_I32, size), [*range(at, at + size)]) for at in (0, size))
+            total = builder.fadd(*(builder.shuffle_vector(total, total, half) for half in (low, high)))
+            size //= 2
+        nothing = builder.fsub(total, total)
+        finite = builder.fcmp_ordered("==", nothing, ir.Constant(nothing.type, [0.0] * 8))
+        return builder.icmp_unsigned("==", builder.bitcast(finite, _I8), _I8(255))
 
-    return types.uint64(momentum, gradient, types.intp, types.float32), codegen
+    return types.boolean(gradient, momentum, types.intp), codegen
+
+
+@intrinsic
+def sign64(
+    typing: Any, gradient: Any, start: Any, momentum: Any, moved: Any, offset: Any,
+    keep: Any, vote: Any, noise: Any, scale: Any,
+) -> Any:  # fmt: skip
+    """Sign 64 coordinates: those from `start` on of `gradient`, from `offset` on of `momentum` and `moved`.
+
+    d = g - m; moved = m + keep * d; u = m + vote * d. Return the words of u + scale * noise < 0 and of u == 0; `noise`
+    holds 64. `momentum` and `moved` are None for m = 0 and u = d, `vote` is None for that of `keep`, `scale` is None
+    for no noise.
+    """
+    has_momentum, has_vote, has_noise = (not isinstance(x, types.NoneType) for x in (momentum, vote, scale))
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        gradient, start, momentum, moved, offset, keep, vote, noise, scale = range(9)
+
+        def at(array: int, offset: Any) -> Any:
+            return _address(context, builder, sig.args[array], args[array], offset, _FLOATS)
+
+        def add_weighted(x: Any, weight: int, y: Any) -> Any:
+            return builder.fadd(x, builder.fmul(_broadcast(builder, args[weight], _FLOATS), y))
+
+        u = _load(builder, at(gradient, args[start]), 4)
+        if has_momentum:
+            m = _load(builder, at(momentum, args[offset]), 4)
+            d = builder.fsub(u, m)
+            u = after = add_weighted(m, keep, d)
+            _store(builder, after, at(moved, args[offset]), 4)
+            u = add_weighted(m, vote, d) if has_vote else after
+        zero = builder.fcmp_ordered("==", u, ir.Constant(_FLOATS, [0.0] * 64))
+        if has_noise:
+            u = add_weighted(u, scale, _load(builder, at(noise, ir.Constant(args[offset].type, 0)), 4))
+        told = [_negative(builder, u), builder.bitcast(zero, _I64)]
+        return context.make_tuple(builder, sig.return_type, told)
+
+    result = types.UniTuple(types.uint64, 2)
+    return result(gradient, types.intp, momentum, moved, types.intp, keep, vote, noise, scale), codegen
+
+
+@intrinsic
+def ones(typing: Any, word: Any) -> Any:
+    """Return how many bits of a word are 1."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
 
 
 @intrinsic

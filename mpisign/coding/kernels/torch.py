@@ -6,30 +6,99 @@ fused and float32 is rounded as everywhere. Words are int64, whose >> brings in 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..rules import BYTES, NORMAL_MEAN, NORMAL_UNIT, PAIRS, UNIFORM_MEAN, UNIFORM_UNIT, Rule
 from ..sizes import BITS
-from ..ties import GOLDEN, MIX_27, MIX_30, Tie, coin_key
+from ..ties import GOLDEN, MIX_27, MIX_30, Tie, coin_key, mix
 
+_ONES = 0x0101010101010101
 # Times this, eight bytes of 0 or 1 become the eight bits of the top byte: byte i is moved from bit 8 i to bit 56 + i.
 _GATHER = sum(1 << (56 - 7 * i) for i in range(8))
+# Every second bit, every second two, every second four.
+_PAIRS, _FOURS, _EIGHTS = 0x55 * _ONES, 0x33 * _ONES, 0x0F * _ONES
 
 
 def pack(x: Tensor, words: Tensor) -> None:
     """Pack the signs of `x`, float32 (n,), into words, int64 (W,)."""
-    negative = torch.zeros(BITS * len(words), dtype=torch.bool, device=x.device)
-    torch.lt(x, 0, out=negative[: x.numel()])
-    eights = negative.view(torch.int64).mul_(_GATHER) >> 56
+    _pack_bits(torch.lt, x, words)
+
+
+def _pack_bits(compare: Callable[..., Tensor], x: Tensor, words: Tensor) -> None:
+    """Pack what `compare` says of `x` and 0."""
+    told = torch.zeros(BITS * len(words), dtype=torch.bool, device=x.device)
+    compare(x, 0, out=told[: x.numel()])
+    eights = told.view(torch.int64).mul_(_GATHER) >> 56
     words.copy_(eights.to(torch.uint8).view(torch.int64))
 
 
-def momentum_pack(momentum: Tensor, gradient: Tensor, beta: float, words: Tensor) -> None:
-    """Set m <- m + (1 - beta) * (g - m) in place and pack its signs."""
+def sign(
+    gradient: Tensor, words: Tensor, rule: Rule, momentum: Tensor | None, moved: Tensor | None, zeros: Tensor | None,
+    faults: Tensor | None, key: int,
+) -> None:  # fmt: skip
+    """Sign a gradient and move its momentum; see `bits.sign`."""
     # Not lerp_: on CUDA it fuses the multiplication with the addition and rounds once.
-    momentum.add_((gradient - momentum).mul_(float(np.float32(1 - beta))))
-    pack(momentum, words)
+    d = gradient.to(torch.float32)
+    d = d if momentum is None else d - momentum
+    finite = d.isfinite()
+    if faults is not None:
+        faults += finite.numel() - finite.sum()
+    u = d = torch.where(finite, d, torch.zeros_like(d) if momentum is None else 0 - momentum)
+    if momentum is not None and moved is not None:
+        if rule.vote != rule.keep:
+            u = momentum + d * _float32(1 - rule.vote)
+        torch.add(momentum, d.mul_(_float32(1 - rule.keep)), out=moved)
+        u = moved if rule.vote == rule.keep else u
+    if zeros is not None:
+        _pack_bits(torch.eq, u, zeros)
+    if rule.dither:
+        u = u + _dither(rule, key, len(u), u.device).mul_(_float32(rule.scale))
+    pack(u, words)
+
+
+def _dither(rule: Rule, key: int, n: int, device: torch.device) -> Tensor:
+    """Return the dither of n coordinates, float32 (n,); see `rules.Rule`."""
+    x = _coins(key, 0, n, device)
+    if rule.dither == "uniform":
+        return _shifted(x, 40).to(torch.float32).mul_(UNIFORM_UNIT).sub_(UNIFORM_MEAN)
+    pairs = (x & BYTES) + (_shifted(x, 8) & BYTES)
+    return (_shifted(pairs * PAIRS, 48) - NORMAL_MEAN).to(torch.float32).mul_(_float32(NORMAL_UNIT))
+
+
+def _float32(x: float) -> float:
+    return float(np.float32(x))
+
+
+def silent(gradient: Tensor, sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which parts of a gradient are all 0 or -0.0, bool (len(sizes),); the host waits for it."""
+    if not sizes:
+        return np.zeros(0, np.bool_)
+    # Sums of magnitudes, of all parts by one kernel: 0 if all are, and NaN and infinity are not 0.
+    sums = torch._foreach_norm(gradient.split([*sizes]), 1)
+    return torch.stack(sums).eq(0).cpu().numpy()
+
+
+def count_ones(words: Tensor, total: Tensor) -> None:
+    """Add the number of ones in `words` to `total`, (1,): in pairs, in fours, in bytes, which a product adds up."""
+    x = words - (_shifted(words, 1) & _PAIRS)
+    x = (x & _FOURS) + (_shifted(x, 2) & _FOURS)
+    x = (x + _shifted(x, 4)) & _EIGHTS
+    total += ((x * _ONES) >> 56).sum()
+
+
+def count_differing(a: Tensor, b: Tensor, total: Tensor) -> None:
+    """Add the number of bits in which `a` and `b` differ to `total`, (1,)."""
+    count_ones(a ^ b, total)
+
+
+def fill_zeros(words: Tensor, zeros: Tensor, key: int) -> None:
+    """Set the bits of `words` that `zeros` marks where a coin falls so; see `bits.fill_zeros`."""
+    words |= zeros & _coins(mix(key), 0, len(words), words.device)
 
 
 def unpack(planes: Tensor, x: Tensor) -> None:

@@ -15,9 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..rules import BYTES, NORMAL_MEAN, NORMAL_UNIT, PAIRS, UNIFORM_MEAN, UNIFORM_UNIT, Rule
 from ..sizes import words_for
 from ..ties import GOLDEN, MIX_27, MIX_30, TIES, Tie, coin_key
-from .torch import signed
+from .torch import count_differing, count_ones, fill_zeros, signed, silent
+
+# The counts and such are plain torch's here too.
+__all__ = ["count_differing", "count_ones", "fill_zeros", "majority", "pack", "sign", "silent", "unpack"]
 
 HALVES = 64  # halves of a program: 2048 coordinates, which are 16 a thread and so four 16-byte loads in flight
 BLOCK = 256  # words of a program that votes: 16 bytes a thread and row
@@ -27,33 +31,98 @@ GROUP = 15  # rows that are added at once: a carry-save network of 11 adders, an
 OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False}
 
 _GOLDEN, _MIX_30, _MIX_27 = tl.constexpr(GOLDEN), tl.constexpr(MIX_30), tl.constexpr(MIX_27)
+_UNIFORM_UNIT, _UNIFORM_MEAN = tl.constexpr(UNIFORM_UNIT), tl.constexpr(UNIFORM_MEAN)
+_NORMAL_UNIT, _NORMAL_MEAN = tl.constexpr(float(np.float32(NORMAL_UNIT))), tl.constexpr(NORMAL_MEAN)
+_BYTES, _PAIRS = tl.constexpr(BYTES), tl.constexpr(PAIRS)
 
 
 @triton.jit
-def _load_moved(momentum, gradient, weight, at, mask, other, MOMENTUM: tl.constexpr):
-    """Return the gradient, or move the momentum towards it and return that."""
-    x = tl.load(gradient + at, mask=mask, other=other)
-    if MOMENTUM:
-        m = tl.load(momentum + at, mask=mask, other=other)
-        x = m + weight * (x - m)
-        tl.store(momentum + at, x, mask=mask)
-    return x
+def _coins(key, index):
+    """Throw the coins of the words `index`, in uint64, whose >> brings in zeros."""
+    x = key.to(tl.uint64) + (index + 1).to(tl.uint64) * _GOLDEN
+    x = (x ^ (x >> 30)) * _MIX_30
+    x = (x ^ (x >> 27)) * _MIX_27
+    return x ^ (x >> 31)
+
+
+@triton.jit
+def _dither(key, index, DITHER: tl.constexpr):
+    """Return the dither of the coordinates `index`; see `rules.Rule`."""
+    x = _coins(key, index)
+    if DITHER == "uniform":
+        return (x >> 40).to(tl.int32).to(tl.float32) * _UNIFORM_UNIT - _UNIFORM_MEAN
+    pairs = (x & _BYTES) + ((x >> 8) & _BYTES)
+    return (((pairs * _PAIRS) >> 48).to(tl.int32) - _NORMAL_MEAN).to(tl.float32) * _NORMAL_UNIT
+
+
+@triton.jit
+def _pack_halves(bits, lane):
+    return tl.sum(bits.to(tl.int32) << lane[None, :], axis=1)  # bits that differ: a sum without carries
 
 
 # n is not specialized: a bucket of 1 or of a multiple of 16 coordinates shall not be compiled again.
 @triton.jit(do_not_specialize=["n"])
-def _pack(momentum, gradient, weight, words, n, MOMENTUM: tl.constexpr, HALVES: tl.constexpr):
+def _pack(x, words, n, HALVES: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * (HALVES * 32)
     half, lane = tl.arange(0, HALVES), tl.arange(0, 32)
     at = half[:, None] * 32 + lane[None, :]
     if first + HALVES * 32 <= n:
-        x = _load_moved(momentum + first, gradient + first, weight, at, None, None, MOMENTUM)
+        loaded = tl.load(x + first + at)
     else:
-        x = _load_moved(momentum + first, gradient + first, weight, at, at < n - first, 0.0, MOMENTUM)
-    halves = words.to(tl.pointer_type(tl.int32))
-    packed = tl.sum((x < 0.0).to(tl.int32) << lane[None, :], axis=1)  # bits that differ: a sum without carries
+        loaded = tl.load(x + first + at, mask=at < n - first, other=0.0)
     place = first // 32 + half
-    tl.store(halves + place, packed, mask=place // 2 * 64 < n)
+    tl.store(words.to(tl.pointer_type(tl.int32)) + place, _pack_halves(loaded < 0.0, lane), mask=place // 2 * 64 < n)
+
+
+@triton.jit
+def _move(gradient, momentum, moved, keep, vote, at, mask, other, MOMENTUM: tl.constexpr, TWO: tl.constexpr):
+    """Return u and where g - m is finite, and store the moved momentum; see `bits.sign`."""
+    d = tl.load(gradient + at, mask=mask, other=other).to(tl.float32)
+    if MOMENTUM:
+        m = tl.load(momentum + at, mask=mask, other=other)
+        d = d - m
+        finite = d - d == 0.0
+        d = tl.where(finite, d, 0.0 - m)
+        u = m + keep * d
+        tl.store(moved + at, u, mask=mask)
+        if TWO:
+            u = m + vote * d
+    else:
+        finite = d - d == 0.0
+        u = tl.where(finite, d, 0.0)
+    return u, finite
+
+
+@triton.jit(do_not_specialize=["n", "key"])
+def _sign(
+    gradient, momentum, moved, words, zeros, faults, n, keep, vote, scale, key,
+    MOMENTUM: tl.constexpr, TWO: tl.constexpr, DITHER: tl.constexpr, ZEROS: tl.constexpr, FAULTS: tl.constexpr,
+    HALVES: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64) * (HALVES * 32)
+    half, lane = tl.arange(0, HALVES), tl.arange(0, 32)
+    at = half[:, None] * 32 + lane[None, :]
+    if first + HALVES * 32 <= n:
+        u, finite = _move(
+            gradient + first, momentum + first, moved + first, keep, vote, at, None, None, MOMENTUM, TWO
+        )  # fmt: skip
+    else:
+        u, finite = _move(
+            gradient + first, momentum + first, moved + first, keep, vote, at, at < n - first, 0.0, MOMENTUM, TWO
+        )  # fmt: skip
+    place = first // 32 + half
+    inside = place // 2 * 64 < n
+    if FAULTS:
+        found = tl.sum(tl.sum(tl.where(finite, 0, 1), axis=1), axis=0)
+        if found > 0:
+            tl.atomic_add(faults, found.to(tl.int64))
+    if ZEROS:
+        zero = (u == 0.0) & (at < n - first)
+        tl.store(zeros.to(tl.pointer_type(tl.int32)) + place, _pack_halves(zero, lane), mask=inside)
+    negative = u < 0.0
+    if DITHER != "":
+        negative = (u + scale * _dither(key, first + at, DITHER) < 0.0) & (at < n - first)
+    tl.store(words.to(tl.pointer_type(tl.int32)) + place, _pack_halves(negative, lane), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -101,15 +170,6 @@ def _add(planes, column, K: tl.constexpr, GROUP: tl.constexpr):
     return added
 
 
-@triton.jit
-def _coins(key, index):
-    """Throw the coins of the words `index`, in uint64, whose >> brings in zeros."""
-    x = key.to(tl.uint64) + (index + 1).to(tl.uint64) * _GOLDEN
-    x = (x ^ (x >> 30)) * _MIX_30
-    x = (x ^ (x >> 27)) * _MIX_27
-    return (x ^ (x >> 31)).to(tl.int64)
-
-
 @triton.jit(do_not_specialize=["key", "first_word"])
 def _majority(
     words, voted, ties, W, key, first_word,
@@ -144,7 +204,7 @@ def _majority(
             for k in tl.static_range(K - 1):
                 tied = tied & planes[k]
         if RULE == 1:
-            more = more | (tied & _coins(key, first_word + at))
+            more = more | (tied & _coins(key, first_word + at).to(tl.int64))
         else:
             tl.store(ties + at, tied, mask=inside)
     tl.store(voted + at, more, mask=inside)
@@ -152,18 +212,26 @@ def _majority(
 
 def pack(x: Tensor, words: Tensor) -> None:
     """Pack the signs of `x`, float32 (n,), into words, int64 (W,)."""
-    _launch_pack(x, x, 0.0, words, False)
-
-
-def momentum_pack(momentum: Tensor, gradient: Tensor, beta: float, words: Tensor) -> None:
-    """Set m <- m + (1 - beta) * (g - m) in place and pack its signs, in one pass."""
-    _launch_pack(momentum, gradient, float(np.float32(1 - beta)), words, True)
-
-
-def _launch_pack(momentum: Tensor, gradient: Tensor, weight: float, words: Tensor, moves: bool) -> None:
-    n = gradient.numel()
+    n = x.numel()
     if n:
-        _pack[_programs(n)](momentum, gradient, weight, words, n, MOMENTUM=moves, HALVES=HALVES, **OPTIONS)
+        _pack[_programs(n)](x, words, n, HALVES=HALVES, **OPTIONS)
+
+
+def sign(
+    gradient: Tensor, words: Tensor, rule: Rule, momentum: Tensor | None, moved: Tensor | None, zeros: Tensor | None,
+    faults: Tensor | None, key: int,
+) -> None:  # fmt: skip
+    """Sign a gradient and move its momentum, in one pass; see `bits.sign`."""
+    n = gradient.numel()
+    keep, vote, scale = (float(np.float32(x)) for x in (1 - rule.keep, 1 - rule.vote, rule.scale))
+    # What is not there is not touched: any pointer will do.
+    tensors = [gradient if x is None else x for x in (momentum, moved, words, zeros, faults)]
+    if n:
+        _sign[_programs(n)](
+            gradient, *tensors, n, keep, vote, scale, signed(key),
+            MOMENTUM=momentum is not None, TWO=rule.vote != rule.keep, DITHER=rule.dither, ZEROS=zeros is not None,
+            FAULTS=faults is not None, HALVES=HALVES, **OPTIONS,
+        )  # fmt: skip
 
 
 def unpack(planes: Tensor, x: Tensor) -> None:

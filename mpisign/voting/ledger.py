@@ -1,0 +1,195 @@
+"""What happens in the votes of a state: counted as they go, told step by step, and who stands apart."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..coding import coding
+from ..ranks.clock import Spans
+
+UNKNOWN = 0  # a share that is not known, as a rank tells it
+_STEPS = 2**30  # of a share that is
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What happened in a step. Shares are between 0 and 1, and None where they are not known."""
+
+    step: int  # the first is 0
+    seconds: dict[str, float]  # pack, exchange, vote, unpack; exposed: what the end of backward waited for them
+    sent: int  # bytes by this rank
+    received: int
+    agreement: float | None  # the share of coordinates where this rank's words agreed with the vote
+    agreements: list[float | None]  # that of each rank, in the step before
+    tied: float | None
+    unanimous: float | None
+    absent: int  # parameters on which this rank did not vote, for it had no gradient
+    nonfinite: int  # coordinates of this rank's gradient that were not finite and counted as 0
+    apart: list[int]  # the ranks that, over many steps, agree far less than the others
+
+
+def told(share: float | None) -> int:
+    """Return a share as the number that a rank puts in its roll."""
+    return UNKNOWN if share is None else 1 + round(share * _STEPS)
+
+
+def heard(number: int) -> float | None:
+    """Return the share that such a number stands for."""
+    return None if number == UNKNOWN else (int(number) - 1) / _STEPS
+
+
+@dataclass
+class _Counts:
+    """What is added up during a step."""
+
+    coordinates: int = 0  # of the buckets that this rank voted on in full
+    all_coordinates: int = 0
+    differing: Tensor | None = None  # int64 (1,) on the device of the words
+    tied: Tensor | None = None
+    absent: int = 0
+    nonfinite: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+class Watch:
+    """Which ranks agree with the vote far less than the others: a traitor, a broken device, a wrong learning rate.
+
+    With P ranks that agree in a share a_r of the coordinates, chance alone gives one half. A rank stands apart if over
+    the last steps (LASTING of them weigh most) it lies below the median of the others by more than half of what that
+    median is above one half, and by more than CERTAIN standard errors.
+    """
+
+    LASTING, FEWEST, CERTAIN, LEAST = 50, 10, 6.0, 0.01
+
+    def __init__(self, P: int) -> None:
+        self.P, self.steps = P, 0
+        self._gap = np.zeros(P)  # to the median of the others: mean and variance, weighted
+        self._variance = np.zeros(P)
+        self._others = np.zeros(P)
+
+    def see(self, shares: Sequence[float | None]) -> None:
+        """Take in a step; one in which a rank's share is not known is left out."""
+        if self.P < 3 or any(share is None for share in shares):
+            return
+        known = [float(share) for share in shares if share is not None]
+        others = np.array([statistics.median(known[:rank] + known[rank + 1 :]) for rank in range(self.P)])
+        gap = others - np.array(known)
+        self.steps += 1
+        weight = max(1 / self.steps, 1 / self.LASTING)
+        change = gap - self._gap
+        self._gap += weight * change
+        self._variance = (1 - weight) * (self._variance + weight * change**2)
+        self._others += weight * (others - self._others)
+
+    def apart(self) -> list[int]:
+        """Return the ranks that stand apart."""
+        if self.steps < self.FEWEST:
+            return []
+        error = np.sqrt(self._variance / min(self.steps, self.LASTING))
+        far = np.maximum(np.maximum((self._others - 0.5) / 2, self.LEAST), self.CERTAIN * error)
+        return [int(rank) for rank in np.flatnonzero(self._gap > far)]
+
+
+@dataclass
+class Ledger:
+    """The accounts of a state of P ranks; its spans go on to the caller's."""
+
+    P: int
+    rank: int
+    into: Spans | None = None
+    news: list[str] = field(default_factory=list)  # lines that have not been told yet
+    _once: set[Any] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.spans, self.watch, self._step = Spans(into=self.into), Watch(self.P), _Counts()
+        self._agreements: list[float | None] = [None] * self.P
+        self._last: Callable[[], Statistics | None] = lambda: None
+
+    def last(self) -> Statistics | None:
+        """Return what happened in the last whole step; None before there is one. A device is waited for."""
+        return self._last()
+
+    def hear(self, agreed: NDArray[np.int64]) -> None:
+        """Take in what all ranks tell of their agreement in the step before."""
+        self._agreements = [heard(number) for number in agreed]
+        self.watch.see(self._agreements)
+        for rank in self.watch.apart():
+            shares = ", ".join("?" if share is None else f"{share:.3f}" for share in self._agreements)
+            self._tell(
+                ("apart", rank),
+                f"rank {rank} agrees with the votes far less than the others do: a traitor, a broken device, other "
+                f"data or another model? Shares by rank: {shares}",
+            )
+
+    def count(self, words: Tensor, voted: Tensor, *, n: int, absent: NDArray[np.bool_], tie: str) -> None:
+        """Add a bucket of n coordinates: this rank's words, int64 (W,), and the vote, (W,) or (2, W)."""
+        step, rows = self._step, voted if voted.ndim == 2 else voted[None]
+        step.all_coordinates += n
+        step.absent += int(np.count_nonzero(absent))
+        if not absent.any():
+            step.coordinates += n
+            step.differing = _more(step.differing, words)
+            coding.count_differing(words, rows[0], step.differing)
+        if tie == "zero":
+            step.tied = _more(step.tied, words)
+            coding.count_ones(rows[1], step.tied)
+
+    def carry(self, sent: int, received: int) -> None:
+        """Add bytes."""
+        self._step.sent += sent
+        self._step.received += received
+
+    def nonfinite(self, faults: NDArray[np.int64], index: int) -> str | None:
+        """Add a bucket's coordinates that were not finite, of each rank; return a line if there were any."""
+        self._step.nonfinite += int(faults[self.rank])
+        guilty = np.flatnonzero(faults)
+        if not len(guilty):
+            return None
+        ranks = f"rank{'s' * (len(guilty) > 1)} {', '.join(map(str, guilty))}"
+        line = f"bucket {index}: {faults.sum()} values of the gradient are not finite, on {ranks}; they count as 0"
+        self._tell("nonfinite", line + ' (told once; statistics() counts them, nonfinite="raise" would stop)')
+        return line
+
+    def end_step(self, number: int, exposed: float) -> None:
+        """Close the accounts of a step. What a device still counts is looked up when it is asked for."""
+        step, spans, agreements, apart = self._step, self.spans, self._agreements, self.watch.apart()
+        self._step, self.spans = _Counts(), Spans(into=self.into)
+
+        @functools.cache
+        def last() -> Statistics:
+            rest = spans.take()
+            seconds = {name: rest.pop(name, 0.0) for name in ("pack", "vote", "unpack")}
+            return Statistics(
+                number, seconds | {"exchange": math.fsum(rest.values()), "exposed": exposed}, step.sent, step.received,
+                _share(step.coordinates, step.differing, rest=True), agreements,
+                _share(step.all_coordinates, step.tied), None, step.absent, step.nonfinite, apart,
+            )  # fmt: skip
+
+        self._last = last
+
+    def _tell(self, once: Any, line: str) -> None:
+        if once not in self._once:
+            self._once.add(once)
+            self.news.append(line)
+
+
+def _more(counter: Tensor | None, words: Tensor) -> Tensor:
+    return torch.zeros(1, dtype=torch.int64, device=words.device) if counter is None else counter
+
+
+def _share(whole: int, counter: Tensor | None, *, rest: bool = False) -> float | None:
+    if counter is None or not whole:
+        return None
+    share = int(counter) / whole
+    return 1 - share if rest else share
