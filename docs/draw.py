@@ -142,6 +142,18 @@ def records() -> None:
     print()
 
 
+def habits() -> None:
+    """Print the table of habits, part by part: what tests/habits tries."""
+    sys.path.insert(0, str(ROOT / "tests" / "habits"))
+    import table
+
+    for title, part in table.PARTS.items():
+        print(f"\n## {title}\n\n| what a script does | | what follows, or the cure | tried by |\n|---|---|---|---|")
+        for habit in part:
+            print(f"| {habit.what} | {habit.verdict} | {habit.note} | `{habit.name}` |")
+    print()
+
+
 def draw() -> None:
     """Draw the charts that the pages show, beside their records."""
     for name in CHARTED:

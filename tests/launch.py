@@ -1,7 +1,9 @@
 """Start commands as a user does: under the mpirun that lies beside this Python, or the one on the PATH."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -49,14 +51,37 @@ def run(ranks, *command, cwd=ROOT, timeout=240, **extra):
     )  # fmt: skip
 
 
-def torchrun(ranks, *command, cwd=ROOT, timeout=240, **extra):
-    """Run by torchrun on this node, and wait; `command` is a script with its arguments, or -m and a module's."""
+def by_torchrun(ranks, *command):
+    """Return the command line that starts a script, or -m and a module, on so many ranks of this node by torchrun."""
     skip_if_quick()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *command]
+
+
+def torchrun(ranks, *command, cwd=ROOT, timeout=240, **extra):
+    """Run by torchrun, and wait: see `by_torchrun`."""
     return subprocess.run(
-        [*launcher, *command], cwd=cwd, env=environment(OMP_NUM_THREADS="1", **extra), capture_output=True, text=True,
-        timeout=timeout, check=False,
+        by_torchrun(ranks, *command), cwd=cwd, env=environment(OMP_NUM_THREADS="1", **extra), capture_output=True,
+        text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(command, cwd, **extra):
+    """Start a command and yield the job, whose output is to be read; what is left of it at the end is killed."""
+    job = subprocess.Popen(command, cwd=cwd, env=environment(**extra), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                           text=True, start_new_session=True)  # fmt: skip
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+
+
+def kill_a_rank(argument, launcher):
+    """Kill the last process that has this argument, and is not the launcher itself."""
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    ranks = [line for line in listed.splitlines() if argument in line and launcher not in line]
+    os.kill(int(ranks[-1].split()[0]), signal.SIGKILL)
 
 
 def our_lines(errors):

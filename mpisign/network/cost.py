@@ -4,8 +4,8 @@
 
 alpha is the latency of a message; beta the seconds that a byte takes on the busiest link; gamma those of packing and
 unpacking a coordinate; delta those of counting a ballot (one rank's sign of one coordinate); fixed those of every call,
-whatever is sent. `bytes` is what `traffic` counts, phase after phase; links carry both ways at once. `steps` is how
-many messages wait for each other, for long messages:
+whatever is sent. `bytes` is what `traffic` counts, phase after phase, without the roll, some words; links carry both
+ways at once. `steps` is how many messages wait for each other, for long messages:
 
 | exchange | steps | by |
 |---|---|---|

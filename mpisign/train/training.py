@@ -79,7 +79,7 @@ class Training:
         self.idle = self._rehearse(self.model)
         for name, parameter in self.model.named_parameters():
             if name in self.idle:
-                parameter.requires_grad_(False)  # else its gradient of 0 would vote +1, and it would drift
+                parameter.requires_grad_(False)  # else DDP would wait for its gradient
         self.weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self._optimizer()
         self.replica = models.parallel(self.model, config.bucket_mb)

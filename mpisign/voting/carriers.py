@@ -211,7 +211,10 @@ class GroupComm:
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            raise ValueError("group: torch.distributed is not initialized; call torch.distributed.init_process_group")
+            raise ValueError(
+                "group: torch.distributed is not initialized: call torch.distributed.init_process_group before, or "
+                "hand in an MPI communicator"
+            )
         self.group: Any = dist.group.WORLD if group is None else group
         if not isinstance(self.group, dist.ProcessGroup):
             raise ValueError(f"group: expected a process group that this rank is in, got {group!r}")

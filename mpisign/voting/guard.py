@@ -11,8 +11,8 @@ import functools
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch.distributed as dist
 from torch import Tensor
@@ -28,27 +28,51 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 Reference: TypeAlias = Callable[[], Any]  # what weakref.ref gives
+Arguments: TypeAlias = tuple[Any, ...]
 
 
-class _Votes:
-    """The votes of one backward, and what became of them."""
+class _Part:
+    """Parameters that are voted on in the same backward, those of a model, and what became of their last votes."""
 
-    def __init__(self, *, expected: bool = False, of_a_sum: bool = False) -> None:
-        self.expected = expected  # that an optimizer uses them: one has used earlier votes on the same parameters
+    def __init__(self) -> None:
+        self.expected = False  # that an optimizer uses them: one has used earlier ones
         self.used_by: set[int] = set()  # ids of optimizers
         self.forgiven = False  # they were taken back
-        self.of_a_sum = of_a_sum  # the gradient that was voted on had been added to earlier votes
-        self.versions: list[tuple[Reference, int]] = []  # of a parameter of each bucket, when it was voted on
+        self.took_in = False  # this rank had a gradient of any parameter: a joined one has none, and takes no step
+        self.of_a_sum = False  # the gradient that was voted on had been added to earlier votes
+        self.versions: list[tuple[Reference, int]] = []  # of some parameters, when they were voted on
+
+    def begin(self, watched: Sequence[Reference], *, of_a_sum: bool) -> None:
+        """Forget the last votes: there are new ones."""
+        self.expected = self.expected or bool(self.used_by)
+        self.used_by.clear()
+        self.forgiven, self.took_in, self.of_a_sum = False, False, of_a_sum
+        self.versions = [(reference, reference()._version) for reference in watched]
 
     def discarded(self) -> bool:
         """Return whether an optimizer should have used them, and nothing did."""
-        if self.used_by or self.forgiven or not self.expected:
+        if self.used_by or self.forgiven or not (self.expected and self.took_in):
             return False
         # A compiled step, or one by hand, is not seen, but the parameters have changed.
-        return all(there is None or there._version == version for there, version in self._watched())
+        now = ((reference(), version) for reference, version in self.versions)
+        return all(there is None or there._version == version for there, version in now)
 
-    def _watched(self) -> Iterator[tuple[Any, int]]:
-        return ((reference(), version) for reference, version in self.versions)
+
+class _Bucket(NamedTuple):
+    """What is kept of a bucket, so that DDP need not be asked for its parameters in every step."""
+
+    part: _Part
+    first: Reference
+    last: Reference
+
+
+class _Holding(NamedTuple):
+    """What is kept of an optimizer: which of its parameters are voted on."""
+
+    sizes: tuple[int, ...]  # of all its groups, then
+    groups: list[int]  # those with such parameters
+    parts: list[_Part]
+    parameters: list[tuple[Reference, _Part]]
 
 
 class Guard:
@@ -63,10 +87,12 @@ class Guard:
 
     def __init__(self, state: Any, members: Sequence[int] | None) -> None:
         self._state, self._members = weakref.ref(state), members
-        self._ranks_known = self._warned = False
+        self._models_known = self._warned = False
         self._turn = 0  # backwards that were voted on
-        self._now = _Votes()
-        self._votes: dict[int, tuple[Reference, _Votes]] = {}  # by the id of a parameter, its last ones
+        self._now = _Part()
+        self._parts: dict[int, tuple[Reference, _Part]] = {}  # by the id of a parameter
+        self._buckets: dict[tuple[int, ...], _Bucket] = {}
+        self._holdings: weakref.WeakKeyDictionary[Optimizer, _Holding] = weakref.WeakKeyDictionary()
         # Ids of parameters: those before whose accumulation we look, those whose .grad may still hold votes, and those
         # to whose votes a gradient has been added.
         self._watched: set[int] = set()
@@ -86,6 +112,10 @@ class Guard:
         """Expect nobody to use the last votes: the state's `rollback` has taken them back."""
         self._now.forgiven = True
 
+    def take_in(self) -> None:
+        """Note that this rank takes part in a vote: its momentum takes in a gradient of this backward."""
+        self._now.took_in = True
+
     def begin(self, bucket: GradBucket) -> None:
         """Look at the first bucket of a backward, before its vote.
 
@@ -94,38 +124,52 @@ class Guard:
                 before were not used.
 
         """
-        if not self._ranks_known:
-            self._check_ranks()
-        of_a_sum = not self._sums.isdisjoint(map(id, bucket.parameters()))
+        if not self._models_known:
+            self._check_models()
+        known = self._known(bucket, _Part())
+        watched = [known.first, known.last]
+        of_a_sum = any(id(reference()) in self._sums for reference in watched)
         if of_a_sum and not self._revocable():
             raise ValueError(misuse.SECOND_BACKWARD)
-        before = self._votes_on(bucket.parameters()[0])
-        if before is not None and before.discarded():
+        if known.part.discarded():
             self._take_back()
-        expected = before is not None and (before.expected or bool(before.used_by))
-        self._now = _Votes(expected=expected, of_a_sum=of_a_sum)
-        self._turn += 1
+        self._now, self._turn = known.part, self._turn + 1
+        known.part.begin(watched, of_a_sum=of_a_sum)
+        for reference in watched:
+            self._watch(reference)
 
     def voted(self, bucket: GradBucket) -> None:
-        """Note a bucket that has been voted on, before its future is fulfilled: after that a step may use it."""
-        parameters, votes = bucket.parameters(), self._now
-        for parameter in parameters:
-            reference, _ = self._votes.get(id(parameter), (None, None))
-            if reference is None or reference() is not parameter:
-                reference = weakref.ref(parameter)
-                self._watched.discard(id(parameter))  # another's, that had this id
-            self._votes[id(parameter)] = (reference, votes)
-        first = parameters[0]
-        votes.versions.append((self._votes[id(first)][0], first._version))
-        for parameter in (first, parameters[-1]):  # DDP makes its buckets anew after the first backward
-            self._watch(parameter)
+        """Note a bucket that is voted on, before its future is fulfilled: after that a step may use it."""
+        self._known(bucket, self._now)
 
-    def _watch(self, parameter: Tensor) -> None:
+    def _known(self, bucket: GradBucket, part: _Part) -> _Bucket:
+        """Return what is known of a bucket; a new one's parameters are of this part, if of none yet."""
+        buffer = bucket.buffer()
+        key = (bucket.index(), buffer.data_ptr(), buffer.numel())  # DDP makes its buckets anew after the first backward
+        known = self._buckets.get(key)
+        if known is not None and known.first() is not None:
+            return known
+        parameters = bucket.parameters()
+        part = next((found[1] for p in parameters if (found := self._found(p))), part)
+        for parameter in parameters:
+            if self._found(parameter) is None:
+                self._watched.discard(id(parameter))  # another's, that had this id
+            self._parts[id(parameter)] = (weakref.ref(parameter), part)
+        self._buckets[key] = _Bucket(part, weakref.ref(parameters[0]), weakref.ref(parameters[-1]))
+        self._holdings.clear()
+        return self._buckets[key]
+
+    def _found(self, parameter: Tensor) -> tuple[Reference, _Part] | None:
+        found = self._parts.get(id(parameter))
+        return found if found is not None and found[0]() is parameter else None
+
+    def _watch(self, reference: Reference) -> None:
+        parameter = reference()
         self._unzeroed.add(id(parameter))
         self._sums.discard(id(parameter))
         if id(parameter) not in self._watched:
             node = get_gradient_edge(parameter).node  # a hook of the tensor would run in torch.autograd.grad, too
-            hook = functools.partial(_before_addition, weakref.ref(self), weakref.ref(parameter))
+            hook = functools.partial(_before_addition, weakref.ref(self), reference)
             self._handles.append(node.register_prehook(hook))
             self._watched.add(id(parameter))
 
@@ -136,24 +180,32 @@ class Guard:
             ValueError: it is not made for votes, or what it would use are no votes.
 
         """
-        used: set[_Votes] = set()
-        fresh: list[Tensor] = []
-        for group in optimizer.param_groups:
-            found = [p for p in group["params"] if self._is_fresh(p, optimizer, used)]
-            if found:
-                misuse.check_settings(optimizer, group)
-                fresh += found
-        if not fresh:
+        held, me = self._held(optimizer), id(optimizer)
+        if all(me in part.used_by for part in held.parts):
             return
-        if any(votes.of_a_sum for votes in used):
+        for group in held.groups:
+            misuse.check_settings(optimizer, optimizer.param_groups[group])
+        if any(part.of_a_sum for part in held.parts if me not in part.used_by):
             raise ValueError(misuse.SECOND_BACKWARD)
         misuse.check_scaler(optimizer)
-        parameter = fresh[self._turn % len(fresh)]
-        gradient = parameter.grad
-        if gradient is not None and self._looks_at(gradient):
+        reference, part = held.parameters[self._turn % len(held.parameters)]
+        gradient = getattr(reference(), "grad", None)
+        if gradient is not None and me not in part.used_by and self._looks_at(gradient):
             misuse.check_votes(misuse.sample(gradient, self._turn))
-        for votes in used:
-            votes.used_by.add(id(optimizer))
+        for part in held.parts:
+            part.used_by.add(me)
+
+    def _held(self, optimizer: Optimizer) -> _Holding:
+        """Return which parameters of an optimizer are voted on."""
+        sizes = tuple(len(group["params"]) for group in optimizer.param_groups)
+        held = self._holdings.get(optimizer)
+        if held is None or held.sizes != sizes:
+            found = [[self._found(p) for p in group["params"]] for group in optimizer.param_groups]
+            parameters = [one for group in found for one in group if one is not None]
+            parts = list({id(part): part for _, part in parameters}.values())
+            held = _Holding(sizes, [i for i, group in enumerate(found) if any(group)], parts, parameters)
+            self._holdings[optimizer] = held
+        return held
 
     def before_addition(self, parameter: Tensor) -> None:
         """Look at what lies in .grad, to which a gradient is about to be added.
@@ -174,29 +226,21 @@ class Guard:
         seldom = self._turn & (self._turn - 1) == 0  # turns 1, 2, 4, 8, ...
         return misuse.can_be_read(gradient) and (seldom or gradient.device.type == "cpu")
 
-    def _is_fresh(self, parameter: Tensor, optimizer: Optimizer, used: set[_Votes]) -> bool:
-        """Return whether there are votes on a parameter that this optimizer has not used, and add them to `used`."""
-        reference, votes = self._votes.get(id(parameter), (None, None))
-        if reference is None or votes is None or id(optimizer) in votes.used_by or reference() is not parameter:
-            return False
-        used.add(votes)
-        return True
-
-    def _votes_on(self, parameter: Tensor) -> _Votes | None:
-        reference, votes = self._votes.get(id(parameter), (None, None))
-        return votes if reference is not None and reference() is parameter else None
-
-    def _check_ranks(self) -> None:
+    def _check_models(self) -> None:
         state = self._state()
-        for model in _models_of(state) if self._members is not None else ():
-            misuse.check_ranks(self._members or (), dist.get_process_group_ranks(model.process_group))
-        self._ranks_known = True
+        for model in _models_of(state):
+            misuse.check_features(model)
+            if self._members is not None:
+                misuse.check_ranks(self._members, dist.get_process_group_ranks(model.process_group))
+        self._models_known = True
 
     def _take_back(self) -> None:
         if not self._revocable():
             raise ValueError(misuse.DISCARDED)
         if not self._warned:
-            warnings.warn("a backward whose votes no optimizer step used was taken back (revocable=True)", stacklevel=2)
+            warnings.warn(
+                "mpisign: a backward whose votes no optimizer step used was taken back (revocable=True)", stacklevel=2
+            )
             self._warned = True
         state: Any = self._state()
         state.rollback()
@@ -244,7 +288,23 @@ def _forget_steps(guard: Guard) -> None:
         _remove(_hook)
 
 
-def _before_step(optimizer: Optimizer, _arguments: object, _keywords: object) -> None:
+def _before_step(optimizer: Optimizer, arguments: Arguments, keywords: dict[str, Any]) -> tuple[Arguments, Any] | None:
+    """Look at a step. Where a closure computes the gradients, as Lightning's, it is done behind the closure."""
+    closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")
+    if closure is None:
+        _look(optimizer)
+        return None
+
+    def looked_at() -> Any:
+        loss = closure()
+        _look(optimizer)
+        return loss
+
+    others = {name: value for name, value in keywords.items() if name != "closure"}
+    return (optimizer, looked_at, *arguments[2:]), others
+
+
+def _look(optimizer: Optimizer) -> None:
     for guard in list(_guards):
         guard.before_step(optimizer)
 

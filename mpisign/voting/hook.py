@@ -55,8 +55,8 @@ class VoteState:
         exchange: One of EXCHANGES.
         tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
         zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "positive" (the paper's code: +1),
-            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; one more bit a coordinate each
-            way).
+            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; it sends two bits a coordinate
+            instead of one, and where nobody votes it is a tie).
         nonfinite: What becomes of a gradient that is not finite: it counts as 0 in any case, and statistics() tells;
             "raise" ends the training, on all ranks.
         adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
@@ -281,11 +281,13 @@ class VoteState:
         """
         self._check(not self._open)
         buffer, index, spans = bucket.buffer(), bucket.index(), self._ledger.spans
-        _check_type(buffer)
+        _check_type(buffer, bucket.parameters())
         sizes = tuple(parameter.numel() for parameter in bucket.parameters())
         n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer, sizes)
         with timed(spans, "pack", where):
             absent = self._pack(bucket, plan, sizes)
+        if self._guard is not None and not absent.all():
+            self._guard.take_in()
         if self.observer is not None:
             self.observer(index, plan.words, absent)
         voted, roll = plan.vote(self.tie_step(index), spans), plan.roll
@@ -348,7 +350,11 @@ def _choose(name: str, choice: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: unknown name {choice!r}, choose from {', '.join(choices)}")
 
 
-def _check_type(gradient: Tensor) -> None:
+def _check_type(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
+    if gradient.layout != torch.strided:
+        raise ValueError("bucket: sparse gradients are not voted on: make the embedding with sparse=False")
+    if any(parameter.is_complex() for parameter in parameters):
+        raise ValueError("bucket: a complex gradient has no sign: make the parameter real, of torch.view_as_real(...)")
     if gradient.dtype not in coding.FLOATS:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in coding.FLOATS)
         raise ValueError(f"bucket: gradients must be one of {names}, got {gradient.dtype}: it has no sign to vote on")
@@ -356,6 +362,8 @@ def _check_type(gradient: Tensor) -> None:
 
 def _pieces(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> list[slice]:
     """Return where the chosen parts lie in a flat bucket."""
+    if not chosen.any():
+        return []
     edges = edges_of(sizes)
     return [slice(int(edges[part]), int(edges[part + 1])) for part in np.flatnonzero(chosen)]
 

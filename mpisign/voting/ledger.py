@@ -27,12 +27,9 @@ class Statistics:
 
     step: int  # the first is 0
     seconds: dict[str, float]  # pack, exchange, vote, unpack; exposed: what the end of backward waited for them
-    sent: int  # bytes by this rank
-    received: int
     agreement: float | None  # the share of coordinates where this rank's words agreed with the vote
     agreements: list[float | None]  # that of each rank, in the step before
     tied: float | None
-    unanimous: float | None
     absent: int  # parameters on which this rank did not vote, for it had no gradient
     nonfinite: int  # coordinates of this rank's gradient that were not finite and counted as 0
     apart: list[int]  # the ranks that, over many steps, agree far less than the others
@@ -58,8 +55,6 @@ class _Counts:
     tied: Tensor | None = None
     absent: int = 0
     nonfinite: int = 0
-    sent: int = 0
-    received: int = 0
 
 
 class Watch:
@@ -145,11 +140,6 @@ class Ledger:
             step.tied = _more(step.tied, words)
             coding.count_ones(rows[1], step.tied)
 
-    def carry(self, sent: int, received: int) -> None:
-        """Add bytes."""
-        self._step.sent += sent
-        self._step.received += received
-
     def nonfinite(self, faults: NDArray[np.int64], index: int) -> str | None:
         """Add a bucket's coordinates that were not finite, of each rank; return a line if there were any."""
         self._step.nonfinite += int(faults[self.rank])
@@ -171,9 +161,9 @@ class Ledger:
             rest = spans.take()
             seconds = {name: rest.pop(name, 0.0) for name in ("pack", "vote", "unpack")}
             return Statistics(
-                number, seconds | {"exchange": math.fsum(rest.values()), "exposed": exposed}, step.sent, step.received,
+                number, seconds | {"exchange": math.fsum(rest.values()), "exposed": exposed},
                 _share(step.coordinates, step.differing, rest=True), agreements,
-                _share(step.all_coordinates, step.tied), None, step.absent, step.nonfinite, apart,
+                _share(step.all_coordinates, step.tied), step.absent, step.nonfinite, apart,
             )  # fmt: skip
 
         self._last = last

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
     from torch.optim import Optimizer
 
 SAMPLE = 64  # coordinates of a gradient that are looked at
@@ -38,6 +39,20 @@ DISCARDED = (
     "(a GAN's, for its generator), call state.rollback() where a step is skipped, or make "
     "VoteState(..., revocable=True), which takes such steps back"
 )
+
+
+def check_features(model: DistributedDataParallel) -> None:
+    """Check that DDP hands all gradients of a model to its hook.
+
+    Raises:
+        ValueError: it averages some of them by itself.
+
+    """
+    if model._delay_all_reduce_params:
+        raise ValueError(
+            "DistributedDataParallel: delay_all_reduce_named_params are averaged without the hook, and would not be "
+            "voted on: leave it out"
+        )
 
 
 def check_ranks(voters: Sequence[int], averaged: Sequence[int]) -> None:

@@ -22,11 +22,6 @@ def comm_of(where: Any) -> Comm:
     if isinstance(where, GroupComm):
         return where
     if where is None or isinstance(where, dist.ProcessGroup):
-        if not (dist.is_available() and dist.is_initialized()):
-            raise ValueError(
-                "VoteState: torch.distributed has not been started, so there is no default process group: call "
-                "torch.distributed.init_process_group before, or hand in an MPI communicator"
-            )
         return GroupComm(where)
     mpi = sys.modules.get("mpi4py.MPI")  # who hands in a communicator has imported it
     if mpi is not None and isinstance(where, mpi.Intracomm) and where != mpi.COMM_NULL:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import time
 
 import pytest
 from jobs import Job, start
-from launch import environment, mpirun, our_lines, run
+from launch import environment, kill_a_rank, mpirun, our_lines, run, running
 
 from mpisign.methods.method import MATRICES, NCCL
 from mpisign.methods.table import METHODS
@@ -270,22 +269,15 @@ def test_a_wrong_result_is_shown_and_the_exit_code_is_1(tmp_path):
 def test_a_killed_rank_and_ctrl_c_end_the_job(tmp_path, how):
     record = str(tmp_path / "r.jsonl")
     command = mpirun(3, *TINY, "--iterations", "100000", "--output", record)
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                           text=True, start_new_session=True)  # fmt: skip
-    try:
+    with running(command, tmp_path) as job:
         while "methods" not in job.stderr.readline():  # it says so when it starts
             assert job.poll() is None
         time.sleep(8)
         if how == signal.SIGKILL:
-            ranks = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-            mine = [int(line.split()[0]) for line in ranks.splitlines() if record in line and "mpirun" not in line]
-            os.kill(mine[-1], how)
+            kill_a_rank(record, "mpirun")
         else:
             job.send_signal(how)
         job.communicate(timeout=60)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode != 0
     assert list(tmp_path.iterdir()) == []
 

@@ -1,15 +1,13 @@
 """The commands under torchrun, where there is no MPI: importing mpi4py fails in all of these ranks."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from jobs import Job, start
-from launch import ROOT, environment, our_lines, torchrun
+from launch import ROOT, by_torchrun, kill_a_rank, our_lines, running, torchrun
 
 from mpisign.methods.method import MPI, NCCL
 from mpisign.methods.table import METHODS
@@ -169,20 +167,12 @@ def test_a_rank_that_raises_ends_the_job_with_its_traceback(alone, tmp_path):
 
 def test_a_killed_rank_ends_the_job(alone, tmp_path):
     record = str(tmp_path / "r.jsonl")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "-m", "mpisign.bench",
-               *TINY, "--iterations", "100000", "--output", record]  # fmt: skip
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(**alone), stderr=subprocess.PIPE,
-                           stdout=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
-    try:
+    command = by_torchrun(RANKS, "-m", "mpisign.bench", *TINY, "--iterations", "100000", "--output", record)
+    with running(command, tmp_path, **alone) as job:
         while "methods" not in job.stderr.readline():  # it says so when it starts
             assert job.poll() is None
         time.sleep(5)
-        listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        mine = [line for line in listed.splitlines() if record in line and "torch.distributed.run" not in line]
-        os.kill(int(mine[-1].split()[0]), signal.SIGKILL)
+        kill_a_rank(record, "torch.distributed.run")
         job.communicate(timeout=60)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode != 0
     assert list(tmp_path.iterdir()) == []

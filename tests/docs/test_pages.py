@@ -1,10 +1,12 @@
-"""The pages: links lead somewhere, what is named exists, the README is short, and its script runs."""
+"""The pages: links lead somewhere, what is named exists, the README is short, and its script runs as it stands."""
 
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
-from launch import ROOT, our_lines, run
+from launch import ROOT, our_lines, run, skip_if_quick, torchrun
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md",
          *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
@@ -80,15 +82,38 @@ def test_the_readme_has_one_table_and_one_chart():
     assert "WARNING: more ranks than cores" in readme
 
 
-def test_the_readmes_script_votes(tmp_path):
+@pytest.fixture
+def readmes(tmp_path):
     [script] = scripts(PAGES[0])
     file = tmp_path / "script.py"
     file.write_text(script)
-    done = run(2, "-m", "mpi4py", str(file))
-    assert done.returncode == 0, done.stderr
-    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
-    assert len(losses) == 4
-    assert losses[-1] < losses[0] / 2
+    return str(file)
+
+
+def losses(printed):
+    return [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
+
+
+def test_the_readmes_script_votes_the_same_under_mpirun_and_torchrun(readmes):
+    under_mpirun, under_torchrun = run(3, "-m", "mpi4py", readmes), torchrun(3, readmes)
+    for done in (under_mpirun, under_torchrun):
+        assert done.returncode == 0, done.stderr
+    assert len(losses(under_mpirun.stdout)) == 4
+    assert losses(under_mpirun.stdout)[-1] < losses(under_mpirun.stdout)[0] / 2
+    assert under_torchrun.stdout == under_mpirun.stdout
+
+
+def test_the_readmes_script_votes_on_two_nodes(readmes):
+    """Two of torchrun's agents, each of which takes itself for a node."""
+    skip_if_quick()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port))
+    with ThreadPoolExecutor() as agents:
+        ended = list(agents.map(lambda node: torchrun(1, *where, "--node-rank", str(node), readmes), range(2)))
+    assert [done.returncode for done in ended] == [0, 0], ended[0].stderr
+    assert len(losses(ended[0].stdout)) == 4
 
 
 def test_the_pieces_are_as_shown(tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from jobs import Job, start
-from launch import environment, mpirun, our_lines, run
+from launch import kill_a_rank, mpirun, our_lines, run, running
 
 from mpisign.train import checkpoint
 from mpisign.train.recipe import Recipe
@@ -346,22 +346,15 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_is_told(photos, tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_rank_and_ctrl_c_leave_whole_files_that_can_be_resumed(photos, tmp_path, how):
     command = mpirun(2, *TRAIN, "--workers", "1", "--data", str(photos), "--epochs", "100000", "--output", "run")
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                           text=True, start_new_session=True)  # fmt: skip
-    try:
+    with running(command, tmp_path) as job:
         for _ in range(3):
             assert job.stdout.readline().startswith("epoch")
         time.sleep(0.1)
         if how == signal.SIGKILL:
-            listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-            ranks = [line for line in listed.splitlines() if f"--data {photos}" in line and "mpirun" not in line]
-            os.kill(int(ranks[-1].split()[0]), how)
+            kill_a_rank(f"--data {photos}", "mpirun")
         else:
             job.send_signal(how)
         job.communicate(timeout=60)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode != 0
     before = int(checkpoints(tmp_path)[-1].removeprefix("checkpoint-"))
     ended = train(2, photos, tmp_path, "--epochs", str(before // EPOCH + 1), "--resume")

@@ -34,18 +34,19 @@ def one_rank():
 @pytest.fixture(autouse=True)
 def nothing_left():
     yield
-    for state in [*State.alive, State()]:
+    for state in [*alive, State()]:
         state.guard.close()
     assert not torch_optimizer._global_optimizer_pre_hooks
 
 
-class State:
-    alive = weakref.WeakSet()
+alive = weakref.WeakSet()
 
+
+class State:
     def __init__(self, members=(0,), *, revocable=False):
         self.revocable, self.rolled_back, self.backwards = revocable, 0, 0
         self.guard = Guard(self, members)
-        self.alive.add(self)
+        alive.add(self)
 
     def rollback(self):
         self.rolled_back += 1
@@ -57,6 +58,8 @@ def signs(state, bucket):
         state.guard.begin(bucket)
         state.backwards += 1
     buffer = bucket.buffer()
+    if buffer.any():
+        state.guard.take_in()
     buffer.copy_(torch.where(buffer < 0, -1.0, 1.0))
     state.guard.voted(bucket)
     future = torch.futures.Future()
@@ -301,12 +304,16 @@ def test_every_parameter_has_its_turn():
     model, _ = wrapped()
     optimizer = descend(model)
     (hidden,) = [p for p in model.parameters() if p.shape == (101,)]
-    with pytest.raises(ValueError, match="added"):
-        for _ in range(2 * len(list(model.parameters()))):
+
+    def train():
+        for _ in model.parameters():
             loss_of(model).backward()
             hidden.grad.add_(0.5 * torch.randn(101))
             optimizer.step()
             optimizer.zero_grad()
+
+    with pytest.raises(ValueError, match="added"):
+        train()
 
 
 def test_memory_formats():
@@ -519,17 +526,45 @@ def test_the_cures_of_a_gan(through, late):
 @LATE
 def test_a_gan_that_is_taken_back(late):
     gan = Gan(revocable=True, late=late)
-    with pytest.warns(UserWarning, match="taken back"):
-        for _ in range(2):
+
+    def train(rounds):
+        for _ in range(rounds):
             gan.step_d()
             gan.step_g()
         gan.step_d()
+
+    with pytest.warns(UserWarning, match="mpisign: .* taken back"):
+        train(2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        gan.step_g()
-        gan.step_d()
+        train(1)
     assert gan.sd.rolled_back == 3
     assert gan.sg.rolled_back == 0
+
+
+def test_a_rank_without_gradients_needs_no_step():
+    """It has joined (`ddp.join()`): it votes along, abstains, and takes no step."""
+    model, state = wrapped()
+    optimizer = descend(model)
+    loss_of(model).backward()
+    optimizer.step()
+    for _ in range(3):
+        model.zero_grad()
+        (0 * loss_of(model)).backward()
+    assert state.backwards == 4
+    model.zero_grad()
+    loss_of(model).backward()
+    model.zero_grad()
+    with pytest.raises(ValueError, match="not used by any optimizer step"):
+        loss_of(model).backward()
+
+
+def test_parameters_that_ddp_averages_by_itself():
+    module = network()
+    delayed = [("0.weight", module[0].weight)]
+    model, _ = wrapped(module, delay_all_reduce_named_params=delayed, param_to_hook_all_reduce=module[4].weight)
+    with pytest.raises(ValueError, match="delay_all_reduce_named_params"):
+        loss_of(model).backward()
 
 
 def test_a_revocable_state_uses_no_vote_on_a_sum():
@@ -622,9 +657,32 @@ def test_a_closure():
     for _ in range(4):
         optimizer.step(closure)
     assert state.backwards == 4
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as in a closure: seen in the next step
+
+    def clipped():
+        loss = closure()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        return loss
+
     with pytest.raises(ValueError, match="multiplied"):
+        optimizer.step(closure=clipped)
+
+
+def test_a_closure_behind_accumulation():
+    """What lies in .grad before the closure is no vote, and is none of the guard's business."""
+    model, state = wrapped()
+    optimizer = descend(model)
+
+    def closure():
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    for _ in range(4):
+        optimizer.zero_grad()
+        with model.no_sync():
+            loss_of(model).backward()
         optimizer.step(closure)
+    assert state.backwards == 4
 
 
 def test_autocast_without_a_scaler():

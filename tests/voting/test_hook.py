@@ -166,7 +166,7 @@ def test_a_vote_that_fails_is_raised_by_backward(comm, schedule, bucket):
 
 
 def test_parameters_without_a_gradient_stay_where_they_are(comm):
-    """Their gradient would be 0, which votes +1."""
+    """DDP hands out a gradient of 0 for them, and nobody votes on that."""
 
     class Idle(nn.Module):
         def __init__(self):
