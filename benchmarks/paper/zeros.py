@@ -8,8 +8,8 @@ Three rules of zeros: "positive" is the paper's code, "random" an unbiased coin 
 and back: 1 and 1 for the first two, 2 and 2 for abstention (a second ballot; a second row, of what stays).
 Two problems: the embedding of tokens.py, where a worker meets few rows a step and some rows never occur, and the CNN of
 digits.py, where ReLU leaves few zeros. Workers sign their momentum (beta 0.9) or their gradient (beta 0). Each case's
-rate is tuned. An even vote's ties are +1 or a coin; weight decay multiplies weights by 1 - rate DECAY a step. Adam and
-SGD are the mean's. Votes are counted by plain torch.
+rate is tuned. An even vote's ties are +1 or a coin; weight decay multiplies weights by 1 - rate DECAY a step. Votes are
+counted by plain torch.
 
 Drift: how far a coordinate ends from its start, over the sum of all rates, which is the farthest it can go: the mean of
 its size over the rows that never occur, and over the rarest third of the others; "one way" is the size of the mean.
@@ -31,17 +31,14 @@ from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
 from benchmarks.paper import digits, tokens, tuning
-from benchmarks.paper.convergence import adam, sgd
 from mpisign.report.statistics import median_interval
 
 STEPS, B, DECAY = 200, 8, 0.1
-SEEDS, TUNING_SEEDS = range(8), range(100, 102)
+SEEDS, TUNING_SEEDS = range(12), range(100, 104)
 ZEROS = {"positive": (1, 1), "random": (1, 1), "abstain": (2, 2)}  # bits a coordinate, out and back
 PROBLEMS = {"tokens": tokens, "digits": digits}
 LOSS = {"tokens": "test_losses", "digits": "losses"}
 GRIDS = {"tokens": (0.01, 0.02, 0.04, 0.08, 0.16, 0.32), "digits": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)}
-DENSE = {"Adam": (adam, {"tokens": (0.02, 0.04, 0.08, 0.16, 0.32, 0.64), "digits": (3e-3, 6e-3, 0.012, 0.025, 0.05)}),
-         "SGD": (sgd, {"tokens": (2.5, 5, 10, 20, 40), "digits": (0.15, 0.3, 0.6, 1.2, 2.5, 5)})}  # fmt: skip
 VOTERS = [(1, "positive"), (4, "positive"), (4, "random"), (16, "positive"), (16, "random")]
 CASES = [("tokens", beta, P, tie, 0.0) for beta in (0.9, 0.0) for P, tie in VOTERS]
 CASES += [("tokens", beta, P, "positive", DECAY) for beta in (0.9, 0.0) for P in (1, 4, 16)]
@@ -74,7 +71,7 @@ def majority(votes, tie, coins):
 def vote(gradients, rate, state, *, zeros, beta, tie):
     """Vote on the workers' momenta; state["zeros"] sums the share of the coordinates where a worker's is 0."""
     coins = state.setdefault("coins", np.random.default_rng(0))
-    state["m"] = u = state["m"] + (1 - beta) * (gradients - state["m"])
+    state["m"] = u = beta * state["m"] + (1 - beta) * gradients
     state["zeros"] += (u == 0).float().mean((1, 2))
     return rate * majority(ballots(u, zeros, coins), tie, coins), 0
 
@@ -107,17 +104,12 @@ def measure():
             method = partial(vote, zeros=zeros, beta=beta, tie=tie)
             found = learn(name, method, grid=GRIDS[name], P=P, decay=decay)
             yield {"type": "zeros", "method": zeros, **dict(zip(KEYS, case, strict=True)), **found}
-    for method, (step, grids) in DENSE.items():
-        for name, grid in grids.items():
-            for P in (1, 4, 16):
-                found = learn(name, step, grid=grid, P=P, decay=0.0)
-                yield {"type": "dense", "method": method, "problem": name, "workers": P, "decay": 0.0, **found}
 
 
 def differences(lines):
     """Return {(case, one, other): the interval of one's loss less the other's, seed by seed} of all pairs."""
     losses = {(*(line[key] for key in KEYS), line["method"]): np.array(line[LOSS[line["problem"]]])
-              for line in lines if line["type"] == "zeros"}  # fmt: skip
+              for line in lines}  # fmt: skip
     return {(case, one, other): median_interval(losses[*case, one] - losses[*case, other])
             for case in CASES for one in ZEROS for other in ZEROS if one != other}  # fmt: skip
 
@@ -148,13 +140,13 @@ def cell(values, form, scale=1):
 
 
 def rows(lines, between):
-    """Return the table's rows: all rules of zeros of a case below each other, then Adam and SGD."""
+    """Return the table's rows: all rules of zeros of a case below each other."""
     for line in lines:
-        case, versus = tuple(line.get(key, "") for key in KEYS), ""
-        if line["type"] == "zeros" and line["method"] != "positive":
+        case, versus = tuple(line[key] for key in KEYS), ""
+        if line["method"] != "positive":
             x, low, high = between[case, line["method"], "positive"]
             versus = f"{x:+.3f} [{low:+.3f}, {high:+.3f}]"
-        shown = [format(np.median(line[key]), ".2f") if line["type"] == "zeros" and key in line else ""
+        shown = [format(np.median(line[key]), ".2f") if key in line else ""
                  for key in ("share", "never", "rare", "one_way")]  # fmt: skip
         yield [*case, line["method"], f"{line['rate']:g}", cell(line[LOSS[line["problem"]]], ".3g"), versus,
                cell(line["accuracies"], ".1f", 100), *shown]  # fmt: skip
@@ -176,7 +168,11 @@ def show(lines, style):
     print(", ".join(f"{one} better than {other} in {count}" for (one, other), count in wins.items()) + ".")
     for name, (better, worse, of) in counts.items():
         print(f"{name}: abstain better than {cheap} in {better} of {of}, worse in {worse}.")
-    print("Rows that never occur drift by", ", ".join(f"{drift:.2f} ({name})" for name, drift in drifts.items()), end=".\n")
+    print(
+        "Rows that never occur drift by",
+        ", ".join(f"{drift:.2f} ({name})" for name, drift in drifts.items()),
+        end=".\n",
+    )
     print(f"\nSo by the rule in the file's head the default is {default!r}; for embeddings 'abstain' is"
           f"{'' if advised else ' not'} advised.")  # fmt: skip
 
