@@ -32,8 +32,9 @@ from mpisign.report.statistics import median_interval
 
 B, STEPS, LONG = 8, 200, 800
 SEEDS, TUNING_SEEDS = range(9), range(100, 102)
-RULES = {"Signum": [Signum()], "SignSGD": [SignSGD()], "Lion": [Lion()], "Noisy": [Noisy(s) for s in (1e-4, 1e-3, 1e-2)],
-         "Stochastic": [Stochastic(s) for s in (3e-4, 3e-3, 3e-2)]}  # fmt: skip
+RULES = {"Signum": [Signum()], "SignSGD": [SignSGD()], "Lion": [Lion()],
+         "Noisy": [Noisy(size) for size in (1e-4, 1e-3, 1e-2)],
+         "Stochastic": [Stochastic(size) for size in (3e-4, 3e-3, 3e-2)]}  # fmt: skip
 DENSE = {"Adam": adam, "SGD": sgd}
 METHODS = [*RULES, *DENSE]
 CASES = [(name, P, STEPS) for name in PROBLEMS for P in (1, 4, 16)]
@@ -95,12 +96,8 @@ def measure():
     for cases, methods in ((CASES, METHODS), (LONG_CASES, LONG_METHODS)):
         for case in cases:
             for method in methods:
-                yield {
-                    "type": "rules",
-                    "method": method,
-                    **dict(zip(KEYS, case, strict=True)),
-                    **learn(case[0], method, *case[1:]),
-                }
+                about = {"type": "rules", "method": method, **dict(zip(KEYS, case, strict=True))}
+                yield about | learn(case[0], method, *case[1:])
 
 
 def by_case(lines):
@@ -159,23 +156,24 @@ def show(lines, style):
     for method in (method for method in RULES if len(RULES[method]) > 1):
         least = sum(line["scale"] == min(line["scales"]) for line in lines if line["method"] == method)
         print(f"Of three sizes of the dither of {method} the smallest is taken in {least} cases.")
+    advise_rates(found)
+
+
+def advise_rates(found):
+    """Say how large Signum's rate is next to Adam's and SGD's, what it grows and falls with, and how fussy it is."""
     every = [*CASES, *LONG_CASES]
-    print(
-        "\nSignum's rate over Adam's:",
-        said([found[c, "Signum"]["rate"] / found[c, "Adam"]["rate"] for c in every]),
-        end="; ",
-    )
-    print("over SGD's:", said([found[c, "Signum"]["rate"] / found[c, "SGD"]["rate"] for c in every]), end=".\n")
-    for method in ("Signum", "Adam", "SGD"):
-        growth = [
-            found[(name, 16, STEPS), method]["rate"] / found[(name, 1, STEPS), method]["rate"] for name in PROBLEMS
-        ]
-        slower = [found[(name, 4, LONG), method]["rate"] / found[(name, 4, STEPS), method]["rate"] for name in PROBLEMS]
-        print(f"{method}'s rate is {growth[0]:.2g} and {growth[1]:.2g} times as large with 16 workers as with one (tokens, "
-              f"digits), and {slower[0]:.2g} and {slower[1]:.2g} times with {LONG} steps instead of {STEPS}.")  # fmt: skip
-    print(f"\nThe loss on the tuning's seeds at half and at twice the best rate, over that at it, medians of {len(every)} cases:",
-          ", ".join("{} {:.2f} and {:.2f}".format(method, *np.nanmedian([fussy(found[c, method]) for c in every], 0))
-                    for method in LONG_METHODS), end=".\n")  # fmt: skip
+    rates = {method: {case: found[case, method]["rate"] for case in every} for method in LONG_METHODS}
+    for rival in ("Adam", "SGD"):
+        print(f"\nSignum's rate over {rival}'s:", said([rates["Signum"][case] / rates[rival][case] for case in every]))
+    for method, of in rates.items():
+        growth, fall = ([of[(name, *one)] / of[(name, *other)] for name in PROBLEMS]
+                        for one, other in (((16, STEPS), (1, STEPS)), ((4, LONG), (4, STEPS))))  # fmt: skip
+        print(f"\n{method}'s rate is " + "{:.2g} (tokens) and {:.2g} (digits) times".format(*growth),
+              "as large with 16 workers as with 1, and",
+              "{:.2g} and {:.2g} times as large for {} steps as for {}.".format(*fall, LONG, STEPS))  # fmt: skip
+    costs = ("{} {:.2f} and {:.2f}".format(method, *np.nanmedian([fussy(found[case, method]) for case in every], 0))
+             for method in LONG_METHODS)  # fmt: skip
+    print("\nThe loss at half and at twice the best rate, over the loss at it, medians of all cases:", ", ".join(costs))
 
 
 def draw(lines):

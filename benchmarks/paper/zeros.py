@@ -108,9 +108,9 @@ def measure():
 
 def differences(lines):
     """Return {(case, one, other): the interval of one's loss less the other's, seed by seed} of all pairs."""
-    losses = {(*(line[key] for key in KEYS), line["method"]): np.array(line[LOSS[line["problem"]]])
+    losses = {(tuple(line[key] for key in KEYS), line["method"]): np.array(line[LOSS[line["problem"]]])
               for line in lines}  # fmt: skip
-    return {(case, one, other): median_interval(losses[*case, one] - losses[*case, other])
+    return {(case, one, other): median_interval(losses[case, one] - losses[case, other])
             for case in CASES for one in ZEROS for other in ZEROS if one != other}  # fmt: skip
 
 
@@ -155,8 +155,8 @@ def rows(lines, between):
 def show(lines, style):
     between = differences(lines)
     bits = ", ".join("{} {} and {}".format(name, *both) for name, both in ZEROS.items())
-    print(f"after {STEPS} steps, medians of {len(SEEDS)} seeds [95 %]; the loss is the test's for tokens, the training's "
-          f"for digits; bits a coordinate, out and back: {bits}\n")  # fmt: skip
+    print(f"after {STEPS} steps, medians of {len(SEEDS)} seeds [95 %]; the loss is the test's for tokens and the "
+          f"training's for digits; bits a coordinate, out and back: {bits}\n")  # fmt: skip
     headers = [*KEYS, "zeros", "rate", "loss", "loss less that of positive", "test accuracy %", "share of zeros",
                "drift: never", "rare", "rare, one way"]  # fmt: skip
     align = ["left", *["right"] * 2, "left", "right", "left", *["right"] * 8]
@@ -168,11 +168,8 @@ def show(lines, style):
     print(", ".join(f"{one} better than {other} in {count}" for (one, other), count in wins.items()) + ".")
     for name, (better, worse, of) in counts.items():
         print(f"{name}: abstain better than {cheap} in {better} of {of}, worse in {worse}.")
-    print(
-        "Rows that never occur drift by",
-        ", ".join(f"{drift:.2f} ({name})" for name, drift in drifts.items()),
-        end=".\n",
-    )
+    far = ", ".join(f"{distance:.2f} ({name})" for name, distance in drifts.items())
+    print(f"Rows that never occur drift by {far}, medians.")
     print(f"\nSo by the rule in the file's head the default is {default!r}; for embeddings 'abstain' is"
           f"{'' if advised else ' not'} advised.")  # fmt: skip
 
@@ -188,7 +185,8 @@ def draw(lines):
             mine = [next(line for line in lines if line["method"] == zeros and tuple(line.get(k) for k in KEYS) == case)
                     for case in cases]  # fmt: skip
             x = np.arange(len(cases)) + (place - 1) / 5
-            for axes, values in zip(column, ([line[LOSS[name]] for line in mine], [line.get("rare") for line in mine])):
+            for axes, key in zip(column, (LOSS[name], "rare"), strict=True):
+                values = [line.get(key) for line in mine]
                 if None not in values:
                     middle, low, high = np.transpose([median_interval(of) for of in values])
                     axes.errorbar(x, middle, (middle - low, high - middle), fmt=marker, ms=5, capsize=2, label=zeros)
