@@ -8,7 +8,7 @@ import torch
 
 import mpisign
 from benchmarks.paper import rules, tokens, tuning, zeros
-from mpisign.coding import bits
+from mpisign.coding.kernels import torch as kernels
 from mpisign.report.statistics import Median
 
 
@@ -73,16 +73,16 @@ def test_the_default_by_the_rule(abstain, random, said):
     "rule", [mpisign.Signum(0.9), mpisign.SignSGD(), mpisign.Lion(0.9, 0.99)], ids=lambda r: r.name
 )
 def test_the_experiments_rules_sign_as_the_packages(rule):
-    n, state = 500, {"m": 0.0}
-    momentum, moved, words = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(8, np.uint64)
-    draws = np.random.default_rng(3)
+    n, state, draws = 500, {"m": 0.0}, coins()
+    momentum, moved = (torch.zeros(n) if rule.has_momentum else None for _ in range(2))
+    words = torch.zeros(8, dtype=torch.int64)
     for _ in range(6):
-        gradient = draws.standard_normal(n, np.float32)
-        change, _ = rules.vote(rule, torch.from_numpy(gradient)[None, None], 0.5, state)
-        kept = {"momentum": momentum, "moved": moved} if rule.has_momentum else {}
-        bits.sign(gradient, words, rule=rule, **kept)
+        gradient = torch.from_numpy(draws.standard_normal(n, np.float32))
+        change, _ = rules.vote(rule, gradient[None, None], 0.5, state)
+        kernels.sign(gradient, words, rule, momentum, moved, zeros=None, faults=None, key=0)
         momentum, moved = moved, momentum
-        assert np.array_equal(change[0], 0.5 * mpisign.unpack(words, n))
+        signs = 1 - 2 * np.unpackbits(words.numpy().view(np.uint8), count=n, bitorder="little").astype(np.float32)
+        assert np.array_equal(change[0], 0.5 * signs)
 
 
 @pytest.mark.parametrize(
