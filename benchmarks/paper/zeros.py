@@ -172,6 +172,21 @@ def show(lines, style):
     print(f"Rows that never occur drift by {far}, medians.")
     print(f"\nSo by the rule in the file's head the default is {default!r}; for embeddings 'abstain' is"
           f"{'' if advised else ' not'} advised.")  # fmt: skip
+    break_down(lines, between)
+
+
+def break_down(lines, between):
+    """Say what the rule does not ask: where abstention helps, and what a coin for ties does for the rows in reserve."""
+    for beta in (0.9, 0.0):
+        cases = [case for case in CASES if case[:2] == ("tokens", beta)]
+        told = (f"{one} better than {other} in {sum(between[case, one, other].high < 0 for case in cases)}"
+                for one, other in (("random", "positive"), ("abstain", "random"), ("random", "abstain")))  # fmt: skip
+        print(f"\nOf the {len(cases)} cases of tokens at beta {beta:g}: {', '.join(told)}.")
+    drifts = [np.median([line["never"] for line in lines if (line["method"], line["tie"]) == ("random", tie)
+                         and line["workers"] > 1 and line["decay"] == 0 and "never" in line])
+              for tie in ("positive", "random")]  # fmt: skip
+    print("\nWith coins for zeros and an even number of workers, rows that never occur drift by {:.2f} where ties are "
+          "+1, and by {:.2f} where they are coins.".format(*drifts))  # fmt: skip
 
 
 def draw(lines):
