@@ -39,6 +39,8 @@ DENSE = {"Adam": adam, "SGD": sgd}
 METHODS = [*RULES, *DENSE]
 CASES = [(name, P, STEPS) for name in PROBLEMS for P in (1, 4, 16)]
 LONG_CASES, LONG_METHODS = [("tokens", 4, LONG)], ("Signum", "Adam", "SGD")
+PLAN = [(case, method) for cases, methods in ((CASES, METHODS), (LONG_CASES, LONG_METHODS)) for case in cases
+        for method in methods]  # fmt: skip
 KEYS = "problem", "workers", "steps"
 LOWEST = {
     "tokens": {"Adam": 0.02, "SGD": 2.0, "Stochastic": 0.02},
@@ -93,11 +95,9 @@ def learn(name, method, P, steps):
 
 def measure():
     torch.set_num_threads(1)
-    for cases, methods in ((CASES, METHODS), (LONG_CASES, LONG_METHODS)):
-        for case in cases:
-            for method in methods:
-                about = {"type": "rules", "method": method, **dict(zip(KEYS, case, strict=True))}
-                yield about | learn(case[0], method, *case[1:])
+    for case, method in PLAN:
+        about = {"type": "rules", "method": method, **dict(zip(KEYS, case, strict=True))}
+        yield about | learn(case[0], method, *case[1:])
 
 
 def by_case(lines):
@@ -147,15 +147,17 @@ def show(lines, style):
     ]
     align = ["left", *["right"] * 2, "left", *["right"] * 6]
     print(tabulate(rows(found), headers, style, disable_numparse=True, colalign=align))
-    print(f"\n{tuning.at_edge(lines)} By intervals of paired differences, of {len(CASES)} cases:")
+    print(f"\n{tuning.at_edge(lines)} By intervals of paired differences:")
     for method in METHODS[1:]:
-        better, worse = (sum(less(found, case, *pair).high < 0 for case in CASES)
+        cases = [case for case in CASES if (case, method) in PLAN]
+        better, worse = (sum(less(found, case, *pair).high < 0 for case in cases)
                          for pair in ((method, "Signum"), ("Signum", method)))  # fmt: skip
-        advised = method in RULES and better > len(CASES) / 2
-        print(f"{method} is better than Signum in {better}, worse in {worse}{'; it is advised' if advised else ''}.")
+        advised = method in RULES and better > len(cases) / 2
+        print(f"{method} is better than Signum in {better} of {len(cases)} cases, worse in {worse}"
+              f"{'; it is advised' if advised else ''}.")  # fmt: skip
     for method in (method for method in RULES if len(RULES[method]) > 1):
-        least = sum(line["scale"] == min(line["scales"]) for line in lines if line["method"] == method)
-        print(f"Of three sizes of the dither of {method} the smallest is taken in {least} cases.")
+        least = [line["scale"] == min(line["scales"]) for line in lines if line["method"] == method]
+        print(f"Of three sizes of the dither of {method} the smallest is taken in {sum(least)} of {len(least)} cases.")
     advise_rates(found)
 
 
@@ -183,8 +185,8 @@ def draw(lines):
     panels = figure.subplots(2, 3, sharex="row", sharey="row")
     for axes, case in zip(panels.flat, CASES, strict=True):
         for method, marker in zip(METHODS, "osD^vxP", strict=True):
-            line = found[case, method]
-            axes.loglog(line["grid"], line["tuning_losses"], marker=marker, ms=4, lw=1, label=method)
+            if line := found.get((case, method)):
+                axes.loglog(line["grid"], line["tuning_losses"], marker=marker, ms=4, lw=1, label=method)
         axes.set(title=f"{case[0]}, workers: {case[1]}", xlabel="rate", ylim=(None, 3))
     for row, name in zip(panels, PROBLEMS, strict=True):
         row[0].set_ylabel(f"{'held-out' if name == 'tokens' else 'training'} loss (nats)")
