@@ -164,8 +164,9 @@ def show(lines, style):
     drifts = {name: np.median([line["never"] for line in lines if line["method"] == name and "never" in line])
               for name in ZEROS}  # fmt: skip
     default, advised, wins, cheap, counts = conclude(between, drifts)
-    print(f"\n{tuning.at_edge(lines)}\nBy intervals of paired differences, of {len(CASES)} cases:")
-    print(", ".join(f"{one} better than {other} in {count}" for (one, other), count in wins.items()) + ".")
+    print(f"\n{tuning.at_edge(lines)}\nBy intervals of paired differences:")
+    told = ", ".join(f"{one} better than {other} in {count}" for (one, other), count in wins.items())
+    print(f"Of all {len(CASES)} cases: {told}.")
     for name, (better, worse, of) in counts.items():
         print(f"{name}: abstain better than {cheap} in {better} of {of}, worse in {worse}.")
     far = ", ".join(f"{distance:.2f} ({name})" for name, distance in drifts.items())
