@@ -149,11 +149,10 @@ def show(lines, style):
     print(tabulate(rows(found), headers, style, disable_numparse=True, colalign=align))
     print(f"\n{tuning.at_edge(lines)} By intervals of paired differences:")
     for method in METHODS[1:]:
-        cases = [case for case in CASES if (case, method) in PLAN]
-        better, worse = (sum(less(found, case, *pair).high < 0 for case in cases)
+        better, worse = (sum(less(found, case, *pair).high < 0 for case in CASES)
                          for pair in ((method, "Signum"), ("Signum", method)))  # fmt: skip
-        advised = method in RULES and better > len(cases) / 2
-        print(f"{method} is better than Signum in {better} of {len(cases)} cases, worse in {worse}"
+        advised = method in RULES and better > len(CASES) / 2
+        print(f"{method} is better than Signum in {better} of {len(CASES)} cases, worse in {worse}"
               f"{'; it is advised' if advised else ''}.")  # fmt: skip
     for method in (method for method in RULES if len(RULES[method]) > 1):
         least = [line["scale"] == min(line["scales"]) for line in lines if line["method"] == method]
@@ -185,13 +184,13 @@ def draw(lines):
     panels = figure.subplots(2, 3, sharex="row", sharey="row")
     for axes, case in zip(panels.flat, CASES, strict=True):
         for method, marker in zip(METHODS, "osD^vxP", strict=True):
-            if line := found.get((case, method)):
-                axes.loglog(line["grid"], line["tuning_losses"], marker=marker, ms=4, lw=1, label=method)
+            line = found[case, method]
+            axes.loglog(line["grid"], line["tuning_losses"], marker=marker, ms=4, lw=1, label=method)
         axes.set(title=f"{case[0]}, workers: {case[1]}", xlabel="rate")
     for row, name in zip(panels, PROBLEMS, strict=True):
         row[0].set_ylim(top=3)  # all have drawn: the lower end is what they need
         row[0].set_ylabel(f"{'held-out' if name == 'tokens' else 'training'} loss (nats)")
-    panels[0, 0].legend(fontsize="small")
+    panels[0, 0].legend(fontsize="small", loc="upper left")
     figure.suptitle(f"The loss after {STEPS} steps at each rate, median over the seeds that tune it")
     return figure
 
