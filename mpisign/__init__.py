@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from .coding.rules import Lion, Noisy, Rule, SignSGD, Signum, Stochastic
     from .coding.ties import TIES, Tie
     from .voting.exchange import EXCHANGES, plan, vote
+    from .voting.fsdp import vote_across
     from .voting.hook import VoteState, vote_hook
     from .voting.update import optimizer
 
 __version__ = "0.1.0"
 __all__ = [
     "EXCHANGES", "TIES", "Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic", "Tie", "VoteState", "majority",
-    "optimizer", "pack", "plan", "unpack", "vote", "vote_hook",
+    "optimizer", "pack", "plan", "unpack", "vote", "vote_across", "vote_hook",
 ]  # fmt: skip
 
 # Loaded when first used: `mpisign bench --help` must not wait for torch.
@@ -34,6 +35,7 @@ _HOMES = {
     "coding.rules": ("Lion", "Noisy", "Rule", "SignSGD", "Signum", "Stochastic"),
     "coding.ties": ("TIES", "Tie"),
     "voting.exchange": ("EXCHANGES", "plan", "vote"),
+    "voting.fsdp": ("vote_across",),
     "voting.hook": ("VoteState", "vote_hook"),
     "voting.update": ("optimizer",),
 }

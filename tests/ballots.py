@@ -6,9 +6,10 @@ import numpy as np
 import reference
 
 from mpisign.coding.sizes import BLOCK, words_for
+from mpisign.voting import roll
 
 SIZES = (1, 0, 62, 1, 64, 130, 0, 5, BLOCK * 64, 3, 700, 64, 0)  # most do not end where a word does
-W = words_for(sum(SIZES))
+W, EDGES = words_for(sum(SIZES)), roll.edges_of(SIZES)
 SEED, STEP = 3, 5
 
 
@@ -52,13 +53,14 @@ def take_votes(plan, P, rank, shown=np.asarray):
     """
     words, abstains = ballots(P)
     for turn, absent in enumerate(attendances(P) if plan.roll else [None]):
-        shown(plan.words)[:] = words[rank]
+        mine = words[rank] if absent is None else words[rank] & ~roll.mask(absent[rank], EDGES, first=0, W=W)
+        shown(plan.words)[:] = mine
         if plan.abstains is not None:
             shown(plan.abstains)[:] = abstains[rank]
         if plan.roll:
             plan.roll.write(turn=turn, agreed=turn + rank, faults=-rank, absent=absent[rank])
         yield shown(plan.vote(STEP, None)).copy()
-        assert np.array_equal(shown(plan.words), words[rank])
+        assert np.array_equal(shown(plan.words), mine)
         assert plan.abstains is None or np.array_equal(shown(plan.abstains), abstains[rank])
         assert np.array_equal(plan.nobody, [] if absent is None else absent.all(axis=0))
         if plan.roll:

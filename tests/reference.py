@@ -76,7 +76,7 @@ def majority(words_PW, rule="positive", seed=0, step=0, *, absent=None, sizes=()
     """Count the negative votes of each coordinate; more than half of those who vote is negative, half is a tie.
 
     `absent`, bool (P, parts), says who has no vote on which part, of so many coordinates; `abstains`, (P, W), who has
-    none on which coordinate unless it is negative there.
+    none on which coordinate unless it is negative there. Where nobody votes a second row says so then, under each rule.
     """
     P, W = words_PW.shape
     negative = bits_of(words_PW)
@@ -93,9 +93,11 @@ def majority(words_PW, rule="positive", seed=0, step=0, *, absent=None, sizes=()
     more, tied = 2 * negatives > voters, 2 * negatives == voters
     if rule == "random":
         more = np.where(tied, bits_of(coins(seed, step, W)), more)
+    if abstains is not None:
+        more &= voters > 0
     voted = np.packbits(more, bitorder="little").view("<u8").astype(np.uint64)
-    ties = np.packbits(tied, bitorder="little").view("<u8").astype(np.uint64)
-    return np.stack([voted, ties]) if rule == "zero" else voted
+    zeros = np.packbits(tied if rule == "zero" else voters == 0, bitorder="little").view("<u8").astype(np.uint64)
+    return voted if rule != "zero" and abstains is None else np.stack([voted, zeros])
 
 
 def awkward(n, seed=0):

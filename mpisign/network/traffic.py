@@ -31,9 +31,9 @@ def _both(sent: NDArray[np.int64] | int, received: NDArray[np.int64] | int, P: i
     return np.stack([np.broadcast_to(sent, P), np.broadcast_to(received, P)], axis=1).astype(np.int64)
 
 
-def _back(tie: str) -> int:
-    """Return how many bits a coordinate's vote has on the way back."""
-    return 2 if tie == "zero" else 1
+def _back(tie: str, ballots: int) -> int:
+    """Return how many bits a coordinate's vote has on the way back: with two ballots a rank it may be 0."""
+    return 2 if tie == "zero" or ballots == 2 else 1
 
 
 def _gather(m: int, roots: NDArray[np.bool_], ranks: NDArray[np.int64] | int) -> Traffic:
@@ -55,31 +55,38 @@ def _allgather_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> l
 def _server_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
     root = np.arange(P) == 0
-    return [_gather(ballots * W * WORD, root, P), _broadcast(_back(tie) * W * WORD, root, P)]
+    return [_gather(ballots * W * WORD, root, P), _broadcast(_back(tie, ballots) * W * WORD, root, P)]
 
 
 def _alltoall_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
-    m = (P - 1) * share_for(W, P) * WORD
-    return [_both(ballots * m, ballots * m, P), _both(_back(tie) * m, _back(tie) * m, P)]
+    m, back = (P - 1) * share_for(W, P) * WORD, _back(tie, ballots)
+    return [_both(ballots * m, ballots * m, P), _both(back * m, back * m, P)]
 
 
 def _counter_bytes(W: int, ballots: int) -> int:
     return blocks_for(W) * planes_for(ballots) * BLOCK * WORD
 
 
+def _merges(W: int, tie: str, P: int, ballots: int, among: int) -> list[Traffic]:
+    """Book the all-reduces, among so many ranks, of the counters of P and of where nobody votes, if ties don't tell."""
+    merges = [all_reduce(_counter_bytes(W, ballots * P), among)]
+    return merges if tie == "zero" or ballots == 1 else [*merges, all_reduce(W * WORD, among)]
+
+
 def _reduce_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
-    return [all_reduce(_counter_bytes(W, ballots * P), P)]
+    return _merges(W, tie, P, ballots, P)
 
 
 def _hierarchical_phases(W: int, tie: str, nodes: Sequence[int], ballots: int) -> list[Traffic]:
     P = len(nodes)
     found, first, of, ranks = np.unique(np.asarray(nodes), return_index=True, return_inverse=True, return_counts=True)
-    leads, among = np.isin(np.arange(P), first), np.zeros((P, 2), np.int64)
-    among[first] = all_reduce(_counter_bytes(W, ballots * P), len(found))
+    leads, merges = np.isin(np.arange(P), first), _merges(W, tie, P, ballots, len(found))
+    among = np.zeros((len(merges), P, 2), np.int64)
+    among[:, first] = merges
     inward = _gather(ballots * W * WORD, leads, ranks[of])
-    return [inward, among, _broadcast(_back(tie) * W * WORD, leads, ranks[of])]
+    return [inward, *among, _broadcast(_back(tie, ballots) * W * WORD, leads, ranks[of])]
 
 
 # What one vote of each exchange moves, phase after phase: W words, the tie rule, each rank's node number and how many
@@ -108,7 +115,7 @@ def vote(exchange: str, W: int, *, tie: str, nodes: Sequence[int], parts: int = 
     """Return the bytes that each rank sends and receives in one vote.
 
     `nodes` is each rank's node number, `parts` the number of parameters in the roll, which is not called with none.
-    Ranks that may `abstain` by coordinate cast two ballots.
+    Ranks that may `abstain` by coordinate cast two ballots, and two bits a coordinate come back.
     """
     total: Traffic = np.sum(phases(exchange, W, tie=tie, nodes=nodes, parts=parts, abstain=abstain), axis=0)
     return total

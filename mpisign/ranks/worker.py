@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "mpisign")
+        self._ident: int | None = None  # of the thread, from its first job on
         self._jobs: list[Future[None]] = []
         self._fault: BaseException | None = None
 
@@ -23,6 +25,7 @@ class Worker:
         self._jobs.append(self._thread.submit(self._do, job))
 
     def _do(self, job: Callable[[], None]) -> None:
+        self._ident = threading.get_ident()
         if self._fault is None:
             try:
                 job()
@@ -38,5 +41,5 @@ class Worker:
             raise self._fault
 
     def close(self) -> None:
-        """End the thread after its last job."""
-        self._thread.shutdown()
+        """End the thread after its last job, and wait for that, unless this is the thread: it may collect its owner."""
+        self._thread.shutdown(wait=threading.get_ident() != self._ident)

@@ -6,9 +6,12 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..report import records
+from ..report import records, text
+
+if TYPE_CHECKING:
+    from ..voting.ledger import Statistics
 
 
 def _parsed(line: str) -> dict[str, Any]:
@@ -18,6 +21,21 @@ def _parsed(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def of_votes(step: Statistics | None) -> dict[str, Any]:
+    """Return what a line tells of the votes of a step; nothing if there were none.
+
+    The least and the most agreement of all ranks are known of the step before.
+    """
+    if step is None:
+        return {}
+    shares = [share for share in step.agreements if share is not None]
+    return {"votes": {
+        "agreement": step.agreement, "least": min(shares, default=None), "most": max(shares, default=None),
+        "tied": step.tied, "sent": step.sent, "received": step.received, "exposed": step.seconds["exposed"],
+        "absent": step.absent, "nonfinite": step.nonfinite, "apart": step.apart,
+    }}  # fmt: skip
 
 
 class Log:
@@ -88,8 +106,19 @@ class Progress:
         skipped = f", {line['skipped']} pictures left out" if line["skipped"] else ""
         print(f"epoch {line['epoch'] + 1}/{self.epochs}: loss {line['loss']:.4f}, validation loss "
               f"{line['validation_loss']:.4f}, top-1 {line['top1']:.2%}, top-5 {line['top5']:.2%}, "
-              f"{line['images_per_s']:.4g} images/s, {line['seconds']:.4g} s{skipped}", flush=True)  # fmt: skip
+              f"{line['images_per_s']:.4g} images/s, {line['seconds']:.4g} s{_of_ranks(line)}{skipped}",
+              flush=True)  # fmt: skip
 
     def close(self) -> None:
         """Take the bar away."""
         self._bar.close()
+
+
+def _of_ranks(line: dict[str, Any]) -> str:
+    """Say how far the ranks agree with the votes, what this one sends for them, and who stands apart."""
+    votes = line.get("votes")
+    if votes is None:
+        return ""
+    shares = "" if votes["least"] is None else f", agreement {votes['least']:.1%} to {votes['most']:.1%}"
+    apart = "".join(f", rank {rank} stands apart" for rank in votes["apart"])
+    return f"{shares}, {text.megabytes(votes['sent'])} MB a step{apart}"

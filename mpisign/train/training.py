@@ -20,6 +20,7 @@ from ..workload.data import Pictures, TrainingSampler, loader, seed_of
 from ..workload.snapshot import Snapshot
 from .broken import Broken
 from .evaluation import Evaluation, output_of, sum_of_losses
+from .log import of_votes
 from .setting import Setting
 from .stop import Agreed, Stopped
 from .sums import Sums
@@ -129,7 +130,7 @@ class Training:
         self.log({
             "type": "epoch", "epoch": position.epoch, "step": position.step, "loss": position.losses / position.steps,
             **result, "seconds": time.perf_counter() - began, "images_per_s": (position.seen - start) / trained,
-            "skipped": self.broken.count(),
+            "skipped": self.broken.count(), **self._votes(),
         })  # fmt: skip
         self.position = Position(position.epoch + 1, step=position.step)
 
@@ -164,9 +165,12 @@ class Training:
         self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1,
                                  position.losses + mean, position.steps + 1)  # fmt: skip
         self.log({"type": "iteration", "step": self.position.step, "epoch": position.epoch, "loss": mean, "lr": rate,
-                  "seconds": self.spans.take()})  # fmt: skip
+                  "seconds": self.spans.take(), **self._votes()})  # fmt: skip
         if agreed["stop"]:
             raise Stopped
+
+    def _votes(self) -> dict[str, Any]:
+        return {} if self.vote is None else of_votes(self.vote.statistics())
 
     def _set_rate(self) -> float:
         """Set the learning rate to that of the end of the step: at its beginning the first one's would be 0."""

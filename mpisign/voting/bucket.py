@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..coding import coding
+
 
 class Bucket(Protocol):
     """The part of torch.distributed.GradBucket that the hooks use."""
@@ -58,3 +60,27 @@ class HeldBucket:
 def owners_of(bucket: Bucket) -> Sequence[Tensor]:
     """Return what the momentum of each part of a bucket belongs to: a GradBucket's parameters themselves."""
     return getattr(bucket, "owners", None) or bucket.parameters()
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """Return the shard of a DTensor, not a copy, and any other tensor as it is."""
+    with torch.no_grad():
+        local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def check_type(bucket: Bucket) -> None:
+    """Check that the gradient of a bucket can be voted on.
+
+    Raises:
+        ValueError: it is sparse, complex, or of another type than coding.FLOATS.
+
+    """
+    gradient = bucket.buffer()
+    if gradient.layout != torch.strided:
+        raise ValueError("bucket: sparse gradients are not voted on: make the embedding with sparse=False")
+    if any(parameter.is_complex() for parameter in bucket.parameters()):
+        raise ValueError("bucket: a complex gradient has no sign: make the parameter real, of torch.view_as_real(...)")
+    if gradient.dtype not in coding.FLOATS:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in coding.FLOATS)
+        raise ValueError(f"bucket: gradients must be one of {names}, got {gradient.dtype}: it has no sign to vote on")

@@ -77,7 +77,10 @@ class Counters(Protocol):
 
 
 class CountingCarrier(Carrier, Protocol):
-    """A carrier of host words that sums counters too, and knows which ranks share a node."""
+    """A carrier of host words that merges words and counters too, and knows which ranks share a node."""
+
+    def intersect(self, words: Words) -> None:
+        """Set `words`, (W,), to the bits that are 1 on all ranks, in place."""
 
     def counters(self, K: int) -> Counters:
         """Return what sums counters of K planes over the ranks, made once a carrier and freed by `close`."""
@@ -87,6 +90,87 @@ class CountingCarrier(Carrier, Protocol):
 
         On a rank that is not the first of its node, the second one is not to be used. Collective.
         """
+
+
+class Booked:
+    """A carrier whose collectives are booked: `moved` are the bytes sent and received by this rank.
+
+    They are what a collective delivers, not how it is relayed: of blocks m, an all-to-all or all-gather sends (P - 1) m
+    and receives as much, a gather or broadcast moves (P - 1) m at its root and m elsewhere. An all-reduce has
+    2 (P - 1) / P m both ways, the least that is possible: what an MPI really sends for it is not known.
+    `network.traffic` books the same beforehand.
+    """
+
+    def __init__(self, carrier: Any, moved: list[int] | None = None) -> None:
+        self._carrier, self.moved = carrier, [0, 0] if moved is None else moved
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._carrier, name)
+
+    def book(self, sent: int, received: int) -> None:
+        """Add so many bytes."""
+        self.moved[0] += sent
+        self.moved[1] += received
+
+    def book_merge(self, whole: int) -> None:
+        """Add an all-reduce of so many bytes."""
+        least = 2 * (self.size - 1) * whole // self.size
+        self.book(least, least)
+
+    def start_gather(self, mine: Words, rows: Words) -> Callable[[], None]:
+        self._book_others(rows.nbytes)
+        wait: Callable[[], None] = self._carrier.start_gather(mine, rows)
+        return wait
+
+    def all_to_all(self, sent: Buffer, received: Buffer) -> None:
+        self._book_others(sent.nbytes)
+        self._carrier.all_to_all(sent, received)
+
+    def complete(self, rows: Buffer) -> None:
+        self._book_others(rows.nbytes)
+        self._carrier.complete(rows)
+
+    def gather(self, words: Buffer, rows: Buffer) -> None:
+        self._book_rooted(0, words.nbytes)
+        self._carrier.gather(words, rows)
+
+    def broadcast(self, words: Buffer) -> None:
+        self._book_rooted(words.nbytes, 0)
+        self._carrier.broadcast(words)
+
+    def intersect(self, words: Words) -> None:
+        self.book_merge(words.nbytes)
+        self._carrier.intersect(words)
+
+    def counters(self, K: int) -> BookedCounters:
+        """Return counters whose sums are booked."""
+        return BookedCounters(self, self._carrier.counters(K))
+
+    def by_node(self) -> tuple[Booked, Booked]:
+        """Return both parts, which book here."""
+        node, leaders = self._carrier.by_node()
+        return Booked(node, self.moved), Booked(leaders, self.moved)
+
+    def _book_others(self, whole: int) -> None:
+        others = whole * (self.size - 1) // self.size
+        self.book(others, others)
+
+    def _book_rooted(self, outward: int, inward: int) -> None:
+        """Book what goes from the root to each other rank, and what comes from there."""
+        others = self.size - 1
+        self.book(*((inward, outward) if self.rank else (others * outward, others * inward)))
+
+
+class BookedCounters:
+    """Counters whose sums are booked by their carrier."""
+
+    def __init__(self, carrier: Booked, counters: Counters) -> None:
+        self._carrier, self._counters = carrier, counters
+
+    def sum(self, planes: Words) -> None:
+        """Sum, and book it."""
+        self._carrier.book_merge(planes.nbytes)
+        self._counters.sum(planes)
 
 
 class HostWords:
@@ -155,6 +239,12 @@ class HostCarrier(HostWords):
     def broadcast(self, words: Words) -> None:
         """MPI_Bcast from rank 0."""
         self._comm.Bcast(words, root=0)
+
+    def intersect(self, words: Words) -> None:
+        """MPI_Allreduce by MPI_BAND."""
+        from mpi4py import MPI
+
+        self._comm.Allreduce(MPI.IN_PLACE, words, MPI.BAND)
 
     def counters(self, K: int) -> Counters:
         """Return what sums counters by MPI_Allreduce."""

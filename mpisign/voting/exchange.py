@@ -6,23 +6,24 @@ An exchange is a plan: it belongs to one carrier and one W, allocates once, and 
 A rank may be absent on parts of the words, the parameters of a bucket, as it says in the `roll`; and abstain on single
 coordinates. The majority is of those who vote. Either is counted without a new kernel: who votes casts two equal
 ballots, and who does not casts one for each side. Where some are absent, the receivers make both out of one. Who
-abstains by coordinate sends both, for nobody else knows where.
+abstains by coordinate sends both, for nobody else knows where; then the result has a second row, which is 1 where
+nobody votes, for a count of as many ballots as ranks may be a tie of voters as well.
 
-What is sent is booked in `network.traffic`.
+What is sent is counted as it goes, and booked beforehand in `network.traffic`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for, words_for
 from ..coding.ties import Tie, check_tie
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans
-from .carriers import HostCarrier
+from .carriers import Booked, HostCarrier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,8 @@ class Exchange(ABC):
     Args:
         sizes: Numbers of coordinates of the parts that a rank may be absent on, in order; with none there is no roll.
         abstain: Whether a rank may abstain on single coordinates: then `abstains`, (W,), is the caller's to fill too,
-            with 1 where this rank does so, unless it votes - there all the same. It sends twice as much.
+            with 1 where this rank does so, unless it votes - there all the same. It sends twice as much, and the
+            result has two rows.
 
     """
 
@@ -57,11 +59,13 @@ class Exchange(ABC):
         self, carrier: Any, W: int, tie: str = "positive", seed: int = 0, *, sizes: Sequence[int] = (),
         abstain: bool = False,
     ) -> None:  # fmt: skip
-        self.carrier, self.W, self.tie, self.seed = carrier, W, tie, seed
+        self.carrier, self.W, self.tie, self.seed = Booked(carrier), W, tie, seed
         self.P: int = carrier.size
         self.rank: int = carrier.rank
         self.resources = contextlib.ExitStack()  # what is freed with the plan
         self._ballots = 2 if abstain else 1  # of each rank, sent one after the other
+        self._stays = abstain and tie != "zero"  # whether the second row is that of nobody's votes, not that of ties
+        self._two_rows = abstain or tie == "zero"
         self._second: Buffer = None  # where the second one is written, (W,)
         self._absent: NDArray[np.bool_] | None = None  # (P, parts) of this vote, None if all are present
         self._doubled: Buffer = None
@@ -74,26 +78,38 @@ class Exchange(ABC):
             self.abstains = carrier.zeros(W)
 
     def vote(self, step: int = 0, spans: Spans | None = None) -> Buffer:
-        """Return the vote on `words`: (W,), or (2, W) under the tie rule "zero" (see `counting.majority`).
+        """Return the vote on `words`: (W,), or (2, W), whose second row is 1 where the result is 0.
+
+        There is a second row under the tie rule "zero" (see `counting.majority`), and under every rule where a rank may
+        abstain on single coordinates: then it has those on which nobody votes. Their bit in the first row is 0. Without
+        it, parts on which nobody votes are as tied, and `nobody` tells them.
 
         Collective. `step` seeds the coins of the tie rule "random". `spans` receives the times of the parts. The
-        result is a buffer of this plan, valid until the next vote. Bits of `words` count for nothing where this rank
-        is absent. Where nobody votes it is a tie: +1, or a coin, or under "zero" no step.
+        result is a buffer of this plan, valid until the next vote. As the padding, bits of `words` are 0 where this
+        rank is absent.
 
         Raises:
             ValueError: on all ranks, when the vote is over: it was not the same turn for all, see `Roll.write`.
 
         """
-        with self._own_ballots():
-            self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
-            voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
+        self.carrier.moved[:] = 0, 0
+        if self._second is not None:
+            self._write_second()
+        self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
+        voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
         if self.roll:
             self.roll.check()
         return voted
 
     @property
+    def moved(self) -> tuple[int, int]:
+        """The bytes that this rank has sent and received in the last vote: see `carriers.Booked`."""
+        sent, received = self.carrier.moved
+        return sent, received
+
+    @property
     def nobody(self) -> NDArray[np.bool_]:
-        """On which parts nobody has voted, bool (parts,); what they have got is a tie's."""
+        """On which parts nobody has voted, bool (parts,); in a result of one row, what they have got is a tie's."""
         import numpy as np
 
         return np.zeros(0, np.bool_) if self.roll is None else np.all(self.roll.absent, axis=0)
@@ -111,30 +127,19 @@ class Exchange(ABC):
         self.resources.close()
 
     def _result(self, W: int) -> Buffer:
-        return self.carrier.zeros(2, W) if self.tie == "zero" else self.carrier.zeros(W)
+        return self.carrier.zeros(2, W) if self._two_rows else self.carrier.zeros(W)
 
     def _rows(self, voted: Buffer) -> tuple[Buffer, Buffer]:
-        """Split a result into the row of votes and, for the rule "zero", the row of ties."""
-        return (voted[0], voted[1]) if self.tie == "zero" else (voted, voted[:0])
+        """Split a result into the row of votes and that of what is 0, which may be empty."""
+        return (voted[0], voted[1]) if self._two_rows else (voted, voted[:0])
 
-    @contextlib.contextmanager
-    def _own_ballots(self) -> Iterator[None]:
-        """Take the bits of absent parts out of `words` until the block's end, and write the second ballot."""
+    def _write_second(self) -> None:
+        """Write the second ballot: the first one, but for the other side where this rank abstains or is absent."""
+        self._second[:] = self.words
+        self._second |= self.abstains
         absent = self.roll.absent_here if self.roll else None
-        mask = self._mask(absent) if absent is not None and absent.any() else None
-        kept = None if mask is None else self.words & mask
-        if mask is not None:
-            self.words &= ~mask
-        if self._second is not None:
-            self._second[:] = self.words
-            self._second |= self.abstains
-            if mask is not None:
-                self._second |= mask
-        try:
-            yield
-        finally:
-            if mask is not None:
-                self.words |= kept
+        if absent is not None and absent.any():
+            self._second |= self._mask(absent)
 
     def _hear(self) -> None:
         """Wait for the roll."""
@@ -148,9 +153,17 @@ class Exchange(ABC):
 
         return self.carrier.put(mask(chosen, self._edges, first=first, W=self.W if W is None else W))
 
-    def _majority(self, ballots: Buffer, tie: Tie, voted: Buffer, ties: Buffer, first: int = 0) -> None:
-        """Vote on `ballots`, (1 or 2, P, W) from word `first` on; who is absent is counted once for each side."""
+    def _majority(self, ballots: Buffer, tie: Tie, voted: Buffer, zeros: Buffer, first: int = 0) -> None:
+        """Vote on `ballots`, (1 or 2, P, W) from word `first` on; who is absent is counted once for each side.
+
+        `voted` and `zeros` are the rows of the result; `voted` may be a row of `ballots`.
+        """
         B, P, W = ballots.shape
+        if self._stays:
+            _all_abstain(ballots, zeros)
+            self.carrier.majority(ballots.reshape(B * P, W), tie, voted, zeros[:0], first)
+            voted &= ~zeros
+            return
         if self._absent is not None and B == 1:
             if self._doubled is None:
                 self._doubled = self.carrier.zeros(2, P, W)
@@ -159,17 +172,22 @@ class Exchange(ABC):
                 if absent.any():
                     row |= self._mask(absent, first, W)
             B, ballots = 2, self._doubled
-        self.carrier.majority(ballots.reshape(B * P, W), tie, voted, ties, first)
+        self.carrier.majority(ballots.reshape(B * P, W), tie, voted, zeros, first)
 
     def _decide(self, planes: Words, tie: Tie, voted: Words) -> None:
-        """Vote by the counters of all ballots; who is absent is counted once for each side."""
+        """Vote by the counters of all ballots; who is absent is counted once for each side.
+
+        Where nobody votes the counters cannot tell, so the second row of `voted` has it already.
+        """
         from ..coding import counting
 
         P = self._ballots * self.P
         if self._absent is not None and self._ballots == 1:
             P, planes = 2 * self.P, counting.double(planes)
             counting.merge(self._absentees(self._absent, planes.shape[1]), planes)
-        counting.decide(planes, P, self.W, tie, out=voted)
+        counting.decide(planes, P, self.W, tie, out=voted[0] if self._stays else voted)
+        if self._stays:
+            voted[0] &= ~voted[1]
 
     def _absentees(self, absent: NDArray[np.bool_], K: int) -> Words:
         """Return counters of how many are absent on each coordinate."""
@@ -238,34 +256,34 @@ class AllToAll(Exchange):
     name = "alltoall"
 
     def _allocate(self) -> None:
-        S, zero = share_for(self.W, self.P), self.tie == "zero"
+        S = share_for(self.W, self.P)
         self._sent = self.carrier.zeros(self._ballots, self.P * S)
         self.words, self._second = _first_and_second(self._sent[:, : self.W])
         self._received = self.carrier.zeros(self._ballots, self.P, S)
-        self._ties = self.carrier.zeros(self.P, S if zero else 0)
-        self._both = self.carrier.zeros(2, self.W if zero else 0)
+        self._zeros = self.carrier.zeros(self.P, S if self._two_rows else 0)
+        self._both = self.carrier.zeros(2, self.W if self._two_rows else 0)
 
     def _vote(self, tie: Tie, spans: Spans) -> Buffer:
-        carrier, received, ties, mine = self.carrier, self._received[0], self._ties, self.rank
+        carrier, received, zeros, mine = self.carrier, self._received[0], self._zeros, self.rank
         with carrier.timed(spans, "all-to-all"):
             for ballot, rows in zip(self._sent, self._received, strict=True):
                 carrier.all_to_all(ballot, rows)
             self._hear()
         with carrier.timed(spans, "vote"):
-            self._majority(self._received, tie, received[mine], ties[mine], mine * received.shape[1])
+            self._majority(self._received, tie, received[mine], zeros[mine], mine * received.shape[1])
         with carrier.timed(spans, "all-gather"):
             carrier.complete(received)
-            if tie.rule == "zero":
-                carrier.complete(ties)
+            if self._two_rows:
+                carrier.complete(zeros)
         voted = received.reshape(-1)[: self.W]
-        if tie.rule != "zero":
+        if not self._two_rows:
             return voted
-        self._both[0], self._both[1] = voted, ties.reshape(-1)[: self.W]
+        self._both[0], self._both[1] = voted, zeros.reshape(-1)[: self.W]
         return self._both
 
 
 class Reduce(Exchange):
-    """MPI_Allreduce over bit-sliced counters with our own operation."""
+    """MPI_Allreduce over bit-sliced counters with our own operation; a second one tells where nobody votes."""
 
     name = "reduce"
     counts = True
@@ -284,8 +302,12 @@ class Reduce(Exchange):
             self._planes[:, self._ballots - 1] = self._blocks[0]
             if self._ballots == 2:  # where the two differ the count is 1
                 self._planes[:, 0] = self._blocks[0] ^ self._blocks[1]
+            if self._stays:
+                self._voted[1] = self.words ^ self._second
         with spans("all-reduce"):
             self._counters.sum(self._planes)
+            if self._stays:
+                self.carrier.intersect(self._voted[1])
             self._hear()
         with spans("vote"):
             self._decide(self._planes, tie, self._voted)
@@ -320,8 +342,12 @@ class Hierarchical(Exchange):
         if self._node.rank == 0:
             with spans("vote"):
                 counting.count(self._all.reshape(self._ballots * self._node.size, self.W), self._planes)
+                if self._stays:
+                    _all_abstain(self._all, self._voted[1])
             with spans("all-reduce"):
                 self._counters.sum(self._planes)
+                if self._stays:
+                    self._leaders.intersect(self._voted[1])
             with spans("vote"):
                 self._decide(self._planes, tie, self._voted)
         with spans("broadcast"):
@@ -333,6 +359,13 @@ class Hierarchical(Exchange):
 def _first_and_second(ballots: Buffer) -> tuple[Buffer, Buffer]:
     """Return the rows of `ballots`, (1 or 2, W); None for a second one that is not there."""
     return ballots[0], ballots[1] if len(ballots) == 2 else None
+
+
+def _all_abstain(ballots: Buffer, nobody: Buffer) -> None:
+    """Set `nobody`, (W,), to 1 where the two ballots of each rank, (2, P, W), are one for each side."""
+    nobody[:] = ballots[0, 0] ^ ballots[1, 0]
+    for first, second in zip(ballots[0, 1:], ballots[1, 1:], strict=True):
+        nobody &= first ^ second
 
 
 EXCHANGES: dict[str, type[Exchange]] = {kind.name: kind for kind in (AllGather, Server, AllToAll, Reduce, Hierarchical)}

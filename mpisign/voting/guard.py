@@ -21,11 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from . import misuse
+from .bucket import local_of, owners_of
 
 if TYPE_CHECKING:
-    from torch.distributed import GradBucket  # type: ignore[attr-defined]
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
+
+    from .bucket import Bucket
 
 Reference: TypeAlias = Callable[[], Any]  # what weakref.ref gives
 Arguments: TypeAlias = tuple[Any, ...]
@@ -116,7 +118,7 @@ class Guard:
         """Note that this rank takes part in a vote: its momentum takes in a gradient of this backward."""
         self._now.took_in = True
 
-    def begin(self, bucket: GradBucket) -> None:
+    def begin(self, bucket: Bucket) -> None:
         """Look at the first bucket of a backward, before its vote.
 
         Raises:
@@ -138,18 +140,20 @@ class Guard:
         for reference in watched:
             self._watch(reference)
 
-    def voted(self, bucket: GradBucket) -> None:
+    def voted(self, bucket: Bucket) -> None:
         """Note a bucket that is voted on, before its future is fulfilled: after that a step may use it."""
         self._known(bucket, self._now)
 
-    def _known(self, bucket: GradBucket, part: _Part) -> _Bucket:
+    def _known(self, bucket: Bucket, part: _Part) -> _Bucket:
         """Return what is known of a bucket; a new one's parameters are of this part, if of none yet."""
         buffer = bucket.buffer()
-        key = (bucket.index(), buffer.data_ptr(), buffer.numel())  # DDP makes its buckets anew after the first backward
+        # DDP makes its buckets anew after the first backward; of shards the buffer is another in each.
+        owners = getattr(bucket, "owners", None)
+        key = (bucket.index(), id(owners[0]) if owners else buffer.data_ptr(), buffer.numel())
         known = self._buckets.get(key)
         if known is not None and known.first() is not None:
             return known
-        parameters = bucket.parameters()
+        parameters = owners_of(bucket)
         part = next((found[1] for p in parameters if (found := self._found(p))), part)
         for parameter in parameters:
             if self._found(parameter) is None:
@@ -190,6 +194,7 @@ class Guard:
         misuse.check_scaler(optimizer)
         reference, part = held.parameters[self._turn % len(held.parameters)]
         gradient = getattr(reference(), "grad", None)
+        gradient = None if gradient is None else local_of(gradient)
         if gradient is not None and me not in part.used_by and self._looks_at(gradient):
             misuse.check_votes(misuse.sample(gradient, self._turn))
         for part in held.parts:

@@ -19,21 +19,22 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..coding import bits, coding, rules, ties
 from ..coding.rules import Rule, Signum
-from ..coding.sizes import words_for
 from ..ranks import patience
 from ..ranks.agreement import agree
 from ..ranks.clock import Spans, timed
 from ..ranks.machine import check_threads
+from . import signing
 from .adversary import Traitor, check_adversary
-from .bucket import Bucket
+from .bucket import Bucket, check_type
 from .carriers import GroupComm
 from .exchange import exchange_class
 from .guard import Guard
 from .ledger import Ledger, Statistics, told
-from .momentum import Momentum
-from .roll import edges_of, mask
+from .momentum import Momentum, check_owner
+from .plans import Plans
+from .roll import edges_of, mask, pieces
 from .schedule import Scheduler, check_schedule
-from .tensors import Plan, carrier_for, plan_for
+from .tensors import Plan
 from .where import Comm, comm_of, members_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 SIGNUM = Signum()
 ZEROS = ("positive", "random", "abstain")
 NONFINITE = ("count", "raise")
+_ANEW = "make a new VoteState, and give it what state_dict() of the first one returned"
 
 
 class VoteState:
@@ -55,8 +57,8 @@ class VoteState:
         exchange: One of EXCHANGES.
         tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
         zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "positive" (the paper's code: +1),
-            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; it sends two bits a coordinate
-            instead of one, and where nobody votes it is a tie).
+            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; two bits a coordinate go out and
+            come back instead of one).
         nonfinite: What becomes of a gradient that is not finite: it counts as 0 in any case, and statistics() tells;
             "raise" ends the training, on all ranks.
         adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
@@ -70,7 +72,7 @@ class VoteState:
             step back.
 
     A rank whose gradient of a parameter is exactly 0 everywhere, as DDP hands out where there is none, abstains on that
-    parameter, and its momentum of it rests. Where nobody votes the result is 0.
+    parameter, and its momentum of it rests. Where nobody votes the result is 0, under every tie rule.
 
     Raises:
         ValueError: on all ranks, if on any: an unknown rule, exchange, tie rule, adversary, schedule or the like, an
@@ -110,20 +112,16 @@ class VoteState:
         self.steps = 0
         self.rank, self.ranks = comm.rank, comm.size
         self._open, self._is_copy = True, False
-        self._plans: dict[int, tuple[tuple[Any, ...], Plan]] = {}  # by bucket: what it was made for, and the plan
-        self._carriers: dict[torch.device, Any] = {}
         self._scheduler = Scheduler()
-        self._guard: Guard | None = None  # from the first bucket of DDP's on
+        self._guard: Guard | None = None  # from the first bucket of a model on
         self._guarded = guard
         # Shared with others, if they want to.
         self._momentum = Momentum(revocable=revocable)
         own = comm.Dup()
         self._comm: Any = own if isinstance(own, GroupComm) else patience.Patient(own)
-        self._takes_device_memory = takes_device_memory
+        self._plans = Plans(self._comm, exchange, tie, seed, zeros == "abstain", takes_device_memory)
         self._ledger = Ledger(comm.size, comm.rank, spans)
-        self._free = weakref.finalize(
-            self, _free, self._scheduler, self._plans, carriers=self._carriers, comm=self._comm
-        )
+        self._free = weakref.finalize(self, _free, self._scheduler, self._plans)
         self._free.atexit = False  # the ranks need not end together
 
     def close(self) -> None:
@@ -152,33 +150,18 @@ class VoteState:
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept, _open=False, _is_copy=True, _guard=None, _free=lambda: None)
 
-    def _check(self, useless: bool) -> None:
-        if useless:
-            raise ValueError(
-                "VoteState: it is closed, or a copy (deepcopy, pickle), which has neither ranks nor momentum: make a "
-                "new VoteState, and give it what state_dict() returned"
-            )
+    def _check_open(self) -> None:
+        self._check_original()
+        if not self._open:
+            raise ValueError(f"VoteState: it is closed: {_ANEW}")
 
-    def _plan_for(self, index: int, gradient: Tensor, sizes: tuple[int, ...]) -> Plan:
-        """Return the plan of a bucket; a new one where it is new, or DDP has divided the gradient anew."""
-        key = (sizes, gradient.device)
-        made_for, plan = self._plans.get(index, (None, None))
-        if plan is None or made_for != key:
-            if plan is not None:
-                plan.close()
-            if gradient.device not in self._carriers:
-                self._carriers[gradient.device] = carrier_for(
-                    self._comm, gradient.device, self.exchange, takes_device_memory=self._takes_device_memory
-                )
-            plan = plan_for(
-                self._carriers[gradient.device], words_for(gradient.numel()), exchange=self.exchange, tie=self.tie,
-                seed=self.seed, where=gradient.device, sizes=sizes, abstain=self.zeros == "abstain",
-            )  # fmt: skip
-            self._plans[index] = key, plan
-        return plan
+    def _check_original(self) -> None:
+        if self._is_copy:
+            raise ValueError(f"VoteState: a copy (deepcopy, pickle) has neither ranks nor momentum: {_ANEW}")
 
     def share_momentum(self, other: "VoteState") -> None:
         """Use the other's momentum from now on: methods that are compared start from the same."""
+        self._check_original()
         self._momentum = other._momentum
 
     def state_dict(self, parameters: Iterable[Tensor]) -> dict[str, Any]:
@@ -186,7 +169,7 @@ class VoteState:
 
         Each rank has its own: save one file a rank. A "delayed" traitor begins anew where it is loaded.
         """
-        self._check(self._is_copy)
+        self._check_original()
         mine = {"steps": self.steps, "rank": self.rank, "ranks": self.ranks}
         return mine | {"momentum": self._momentum.state_dict(parameters)}
 
@@ -194,36 +177,38 @@ class VoteState:
         """Take over what `state_dict` gave on the same rank for the same parameters in the same order.
 
         Raises:
-            ValueError: it is another rank's, or the parameters have other shapes or another number.
+            ValueError: it is another rank's, the parameters have other shapes or another number, or a value is not
+                finite; nothing was changed.
 
         """
-        self._check(self._is_copy)
-        if state["rank"] != self.rank:
-            raise ValueError(
-                f"load_state_dict: this is the momentum of rank {state['rank']} of {state['ranks']}, and this is rank "
-                f"{self.rank}: each rank has its own, so save one file a rank and load it on the same rank"
-            )
+        self._check_original()
+        check_owner(state, self.rank)
         self._momentum.load_state_dict(state["momentum"], parameters)
         self.steps = state["steps"]
 
     def rollback(self) -> None:
-        """Take the last whole step back: the momentum, and the step's number. Costs nothing; see `revocable`.
+        """Take the last step back: the momentum, and the step's number. Costs nothing; see `revocable`.
+
+        Behind a backward that raised, it is what was voted on of that one.
 
         Raises:
             ValueError: the state is not revocable, or there is no step to take back.
 
         """
-        self._momentum.rollback()
-        self.steps -= 1
+        self._check_original()
+        self._scheduler.wait()  # votes of a backward that raised read the step's number yet
+        self.steps -= self._momentum.rollback()
         if self._guard is not None:
             self._guard.forget()
 
     def statistics(self) -> Statistics | None:
         """Return what happened in the last whole step; None before there is one. A device is waited for."""
+        self._check_original()
         return self._ledger.last()
 
     def momentum_of(self, bucket: Bucket) -> Tensor:
         """Return the momentum of a bucket, float32 (n,) on its device; `vote_bucket` changes it in place."""
+        self._check_original()
         return self._momentum.of(bucket)
 
     def tie_step(self, index: int) -> int:
@@ -237,15 +222,16 @@ class VoteState:
 
     def take(self, bucket: Bucket, future: "torch.futures.Future[Tensor]") -> None:
         """Vote on the next bucket of a step and fulfil its future, according to the schedule."""
-        self._check(not self._open)
+        self._check_open()
 
         def vote() -> None:
             future.set_result(self.vote_bucket(bucket))
 
         if bucket.index() == 0:
             self._comm.patient = self.schedule == "overlap"
-        if self._guarded and isinstance(bucket, GradBucket):
-            self._watch(bucket)
+        check_type(bucket)
+        if self._guarded and (isinstance(bucket, GradBucket) or getattr(bucket, "owners", None)):
+            self._watch(bucket)  # one of DDP's, or of FSDP's
         began = time.perf_counter()
         self._scheduler.submit(bucket, vote, self.schedule)
         if bucket.is_last():
@@ -260,8 +246,8 @@ class VoteState:
         for line in news if self.rank == 0 else ():
             warnings.warn(f"mpisign: step {self.steps - 1}: {line}", stacklevel=2)
 
-    def _watch(self, bucket: GradBucket) -> None:
-        """Show the guard a bucket of DDP's; the first one makes it. Collective then."""
+    def _watch(self, bucket: Bucket) -> None:
+        """Show the guard a bucket; the first one makes it. Collective then."""
         if self._guard is None:
             self._guard = Guard(self, members_of(self._comm))
         if bucket.index() == 0:
@@ -279,11 +265,10 @@ class VoteState:
                 not finite and `nonfinite` is "raise", or ranks that vote on different buckets.
 
         """
-        self._check(not self._open)
+        self._check_open()
         buffer, index, spans = bucket.buffer(), bucket.index(), self._ledger.spans
-        _check_type(buffer, bucket.parameters())
         sizes = tuple(parameter.numel() for parameter in bucket.parameters())
-        n, where, plan = buffer.numel(), buffer.device, self._plan_for(index, buffer, sizes)
+        n, where, plan = buffer.numel(), buffer.device, self._plans.of(index, buffer, sizes)
         with timed(spans, "pack", where):
             absent = self._pack(bucket, plan, sizes)
         if self._guard is not None and not absent.all():
@@ -296,76 +281,41 @@ class VoteState:
             raise ValueError(f"step {self.steps}, {line}")
         if index == 0:
             self._ledger.hear(roll.agreed)
-        self._ledger.count(plan.words, voted, n=n, absent=absent, tie=self.tie)
+        self._ledger.count(plan.words, voted, n=n, absent=absent, tie=self.tie, moved=plan.moved)
         with timed(spans, "unpack", where):
             coding.unpack(voted, n, buffer)
-            for part in _pieces(plan.nobody, sizes):
+            for part in pieces(plan.nobody, sizes) if voted.ndim == 1 else ():  # a second row has them already
                 buffer[part] = 0
         return buffer
 
     def _pack(self, bucket: Bucket, plan: Plan, sizes: tuple[int, ...]) -> NDArray[np.bool_]:
         """Fill a plan's words and roll; return the parameters on which this rank abstains."""
-        buffer, index = bucket.buffer(), bucket.index()
-        n, absent = buffer.numel(), coding.silent(buffer, sizes)
-        momentum: Any = None  # a Tensor, where the rule has one
-        moved: Any = None
-        if self.rule.has_momentum:
-            momentum, moved = self._momentum.of(bucket), self._momentum.next_of(bucket)
-        # A momentum rests where this rank is absent: it is put back.
-        resting = [] if momentum is None else [(part, momentum[part].clone()) for part in _pieces(absent, sizes)]
-        zeros = torch.empty_like(plan.words) if self.zeros == "random" else plan.abstains
-        faults = torch.zeros(1, dtype=torch.int64, device=buffer.device)
-        key = rules.dither_key(self.seed, self.rank, index, self.steps)
-        coding.sign(buffer, plan.words, rule=self.rule, momentum=momentum, moved=moved, zeros=zeros, faults=faults,
-                    key=key)  # fmt: skip
-        if self.zeros == "random" and zeros is not None:
-            coding.fill_zeros(plan.words, zeros, key)
-        for part, rested in resting:
-            moved[part] = rested
+        index, absent = bucket.index(), coding.silent(bucket.buffer(), sizes)
+        faults = signing.fill(
+            plan, bucket, absent, rule=self.rule, momentum=self._momentum, random_zeros=self.zeros == "random",
+            key=rules.dither_key(self.seed, self.rank, index, self.steps),
+        )  # fmt: skip
         if self.traitor is not None:
             with coding.on_host(plan.words) as host:
-                self.betray(coding.words_of(host), n, index=index)
+                self.betray(coding.words_of(host), bucket.buffer().numel(), index=index)
         if absent.any():
             mine = mask(~absent, edges_of(sizes), first=0, W=len(plan.words))
             plan.words &= coding.tensor_of(mine).to(plan.words.device)
         before = self._ledger.last() if index == 0 else None
         agreed = told(None if before is None else before.agreement)
-        plan.roll.write(turn=self.tie_step(index), agreed=agreed, faults=int(faults), absent=absent)
+        plan.roll.write(turn=self.tie_step(index), agreed=agreed, faults=faults, absent=absent)
         return absent
 
 
-def _free(scheduler: Scheduler, plans: dict[int, Any], *, carriers: dict[torch.device, Any], comm: Any) -> None:
+def _free(scheduler: Scheduler, plans: Plans) -> None:
     """Free what a state holds: closed, or collected."""
     scheduler.close()
-    for _, plan in plans.values():
-        plan.close()
-    plans.clear()
-    for carrier in carriers.values():
-        carrier.close()
-    comm.Free()
+    plans.close()
 
 
 def _choose(name: str, choice: str, choices: Sequence[str]) -> None:
     if choice not in choices:
         raise ValueError(f"{name}: unknown name {choice!r}, choose from {', '.join(choices)}")
-
-
-def _check_type(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
-    if gradient.layout != torch.strided:
-        raise ValueError("bucket: sparse gradients are not voted on: make the embedding with sparse=False")
-    if any(parameter.is_complex() for parameter in parameters):
-        raise ValueError("bucket: a complex gradient has no sign: make the parameter real, of torch.view_as_real(...)")
-    if gradient.dtype not in coding.FLOATS:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in coding.FLOATS)
-        raise ValueError(f"bucket: gradients must be one of {names}, got {gradient.dtype}: it has no sign to vote on")
-
-
-def _pieces(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> list[slice]:
-    """Return where the chosen parts lie in a flat bucket."""
-    if not chosen.any():
-        return []
-    edges = edges_of(sizes)
-    return [slice(int(edges[part]), int(edges[part + 1])) for part in np.flatnonzero(chosen)]
 
 
 def vote_hook(state: VoteState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,9 @@ class Statistics:
     seconds: dict[str, float]  # pack, exchange, vote, unpack; exposed: what the end of backward waited for them
     agreement: float | None  # the share of coordinates where this rank's words agreed with the vote
     agreements: list[float | None]  # that of each rank, in the step before
-    tied: float | None
+    tied: float | None  # the share of coordinates without a majority; under the tie rule "zero" alone
+    sent: int  # bytes, as `carriers.Booked` counts them
+    received: int
     absent: int  # parameters on which this rank did not vote, for it had no gradient
     nonfinite: int  # coordinates of this rank's gradient that were not finite and counted as 0
     apart: list[int]  # the ranks that, over many steps, agree far less than the others
@@ -53,47 +54,67 @@ class _Counts:
     all_coordinates: int = 0
     differing: Tensor | None = None  # int64 (1,) on the device of the words
     tied: Tensor | None = None
+    sent: int = 0
+    received: int = 0
     absent: int = 0
     nonfinite: int = 0
+
+
+def chance(P: int) -> float:
+    """Return the share in which each of P ranks agrees with the majority if all throw coins: its own vote counts."""
+    even = P - P % 2
+    return 0.5 + math.comb(even, even // 2) / (1 << even + 1)
 
 
 class Watch:
     """Which ranks agree with the vote far less than the others: a traitor, a broken device, a wrong learning rate.
 
-    With P ranks that agree in a share a_r of the coordinates, chance alone gives one half. A rank stands apart if over
-    the last steps (LASTING of them weigh most) it lies below the median of the others by more than half of what that
-    median is above one half, and by more than CERTAIN standard errors.
+    A rank stands apart if over the last WINDOW steps its share of agreement lies below the median of the others by more
+    than half of what that median is above `chance`, by more than LEAST, and by more than CERTAIN standard errors of the
+    mean. A momentum makes each step like the one before, so the error is that of an autoregressive series. Two ranks
+    say nothing of each other, and where the ranks hardly agree, or have few coordinates, nobody stands apart.
     """
 
-    LASTING, FEWEST, CERTAIN, LEAST = 50, 10, 6.0, 0.01
+    WINDOW, FEWEST, EVERY = 100, 30, 10  # steps: that are kept, before the first look, and from look to look
+    CERTAIN, LEAST, ALIKE = 7.0, 0.05, 0.8  # the last: no step is taken to be more like the one before, but a trend
 
     def __init__(self, P: int) -> None:
-        self.P, self.steps = P, 0
-        self._gap = np.zeros(P)  # to the median of the others: mean and variance, weighted
-        self._variance = np.zeros(P)
-        self._others = np.zeros(P)
+        self.P, self.steps, self.apart = P, 0, list[int]()  # the ranks that stand apart
+        self._chance = chance(P)
+        self._others = np.zeros((self.WINDOW, P))  # the median of the others, step by step in a ring
+        self._gaps = np.zeros((self.WINDOW, P))  # and what a rank is below it
 
     def see(self, shares: Sequence[float | None]) -> None:
         """Take in a step; one in which a rank's share is not known is left out."""
         if self.P < 3 or any(share is None for share in shares):
             return
-        known = [float(share) for share in shares if share is not None]
-        others = np.array([statistics.median(known[:rank] + known[rank + 1 :]) for rank in range(self.P)])
-        gap = others - np.array(known)
+        known, row = np.array(shares, np.float64), self.steps % self.WINDOW
+        self._others[row] = _median_of_others(known)
+        self._gaps[row] = self._others[row] - known
         self.steps += 1
-        weight = max(1 / self.steps, 1 / self.LASTING)
-        change = gap - self._gap
-        self._gap += weight * change
-        self._variance = (1 - weight) * (self._variance + weight * change**2)
-        self._others += weight * (others - self._others)
+        if self.steps >= self.FEWEST and self.steps % self.EVERY == 0:
+            self.apart = self._look()
 
-    def apart(self) -> list[int]:
-        """Return the ranks that stand apart."""
-        if self.steps < self.FEWEST:
-            return []
-        error = np.sqrt(self._variance / min(self.steps, self.LASTING))
-        far = np.maximum(np.maximum((self._others - 0.5) / 2, self.LEAST), self.CERTAIN * error)
-        return [int(rank) for rank in np.flatnonzero(self._gap > far)]
+    def _look(self) -> list[int]:
+        steps = min(self.steps, self.WINDOW)
+        gaps = np.roll(self._gaps[:steps], -(self.steps % steps), axis=0)
+        gap = gaps.mean(axis=0)
+        change = gaps - gap
+        squares = np.sum(change**2, axis=0)
+        alike = np.sum(change[1:] * change[:-1], axis=0) / np.maximum(squares, 1e-300)
+        alike = np.clip(alike + (1 + 3 * alike) / steps, 0, self.ALIKE)  # so few steps make it too small by that
+        error = np.sqrt(squares / steps**2 * (1 + alike) / (1 - alike))
+        above = self._others[:steps].mean(axis=0) - self._chance
+        far = np.maximum(np.maximum(above / 2, self.LEAST), self.CERTAIN * error)
+        return [int(rank) for rank in np.flatnonzero(gap > far)]
+
+
+def _median_of_others(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each of P ranks, two or more, the median without its own."""
+    P, order = len(shares), np.argsort(shares)
+    place, ordered = np.argsort(order), shares[order]
+    middle: NDArray[np.float64] = sum(ordered[k + (place <= k)] for k in ((P - 2) // 2, (P - 1) // 2)) / 2
+    return middle
 
 
 @dataclass
@@ -119,7 +140,7 @@ class Ledger:
         """Take in what all ranks tell of their agreement in the step before."""
         self._agreements = [heard(number) for number in agreed]
         self.watch.see(self._agreements)
-        for rank in self.watch.apart():
+        for rank in self.watch.apart:
             shares = ", ".join("?" if share is None else f"{share:.3f}" for share in self._agreements)
             self._tell(
                 ("apart", rank),
@@ -127,10 +148,14 @@ class Ledger:
                 f"data or another model? Shares by rank: {shares}",
             )
 
-    def count(self, words: Tensor, voted: Tensor, *, n: int, absent: NDArray[np.bool_], tie: str) -> None:
+    def count(
+        self, words: Tensor, voted: Tensor, *, n: int, absent: NDArray[np.bool_], tie: str, moved: tuple[int, int]
+    ) -> None:
         """Add a bucket of n coordinates: this rank's words, int64 (W,), and the vote, (W,) or (2, W)."""
         step, rows = self._step, voted if voted.ndim == 2 else voted[None]
         step.all_coordinates += n
+        step.sent += moved[0]
+        step.received += moved[1]
         step.absent += int(np.count_nonzero(absent))
         if not absent.any():
             step.coordinates += n
@@ -153,7 +178,7 @@ class Ledger:
 
     def end_step(self, number: int, exposed: float) -> None:
         """Close the accounts of a step. What a device still counts is looked up when it is asked for."""
-        step, spans, agreements, apart = self._step, self.spans, self._agreements, self.watch.apart()
+        step, spans, agreements, apart = self._step, self.spans, self._agreements, self.watch.apart
         self._step, self.spans = _Counts(), Spans(into=self.into)
 
         @functools.cache
@@ -163,7 +188,7 @@ class Ledger:
             return Statistics(
                 number, seconds | {"exchange": math.fsum(rest.values()), "exposed": exposed},
                 _share(step.coordinates, step.differing, rest=True), agreements,
-                _share(step.all_coordinates, step.tied), step.absent, step.nonfinite, apart,
+                _share(step.all_coordinates, step.tied), step.sent, step.received, step.absent, step.nonfinite, apart,
             )  # fmt: skip
 
         self._last = last

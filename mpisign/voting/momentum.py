@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
-from .bucket import owners_of
+from .bucket import local_of, owners_of
 
 if TYPE_CHECKING:
     from .bucket import Bucket
@@ -59,8 +59,8 @@ class Momentum:
             self._turned, self._written = self._written, set()
             self._swap(self._turned)
 
-    def rollback(self) -> None:
-        """Take the last step back: all of it, or what was written of one that came to no turn.
+    def rollback(self) -> bool:
+        """Take the last step back: all of it (True), or what was written of one that came to no turn (False).
 
         Raises:
             ValueError: not made with `revocable`, or there is no step to take back, or it is taken back already.
@@ -72,11 +72,12 @@ class Momentum:
             )
         if self._written:
             self._written.clear()
-            return
+            return False
         if self._turned is None:
             raise ValueError("rollback: there is no step to take back")
         self._swap(self._turned)
         self._turned = None
+        return True
 
     @staticmethod
     def _swap(flats: Iterable[_Flat]) -> None:
@@ -112,24 +113,37 @@ class Momentum:
         """Return a copy on the host of each parameter's momentum, float32, contiguous; None before its first step.
 
         Each has its parameter's shape, a parameter that `fully_shard` has sharded (a DTensor) that of its local shard.
+
+        Raises:
+            ValueError: a model of FSDP shows whole parameters in place of its shards, whose momentum would be left out.
+
         """
-        places = [self._places.get(parameter) for parameter in parameters]
+        given = list(parameters)
+        places = [self._places.get(parameter) for parameter in given]
+        unknown = any(p.requires_grad and place is None for p, place in zip(given, places, strict=True))
+        if unknown and any(hasattr(p, "to_local") and all(p is not one for one in given) for p in self._places):
+            raise ValueError(
+                "momentum: an evaluation has left parameters of the model unsharded, and the momentum is of their "
+                "shards: call model.reshard() before"
+            )
         return [None if place is None else _on_host(place[0].view(place[1])) for place in places]
 
     def load_state_dict(self, state: Iterable[Tensor | None], parameters: Iterable[Tensor]) -> None:
         """Replace all momentum by what `state_dict` gave for the same parameters in the same order.
 
         Raises:
-            ValueError: another number of parameters, or one of another shape; nothing was changed.
+            ValueError: another number of parameters, one of another shape, or values that are not finite; nothing was
+                changed.
 
         """
         kept, owners = list(state), list(parameters)
         if len(kept) != len(owners):
             raise ValueError(f"momentum: was saved for {len(kept)} parameters, here are {len(owners)}")
-        locals_ = [_local(owner) for owner in owners]
+        locals_ = [local_of(owner) for owner in owners]
         for k, (part, local) in enumerate(zip(kept, locals_, strict=True)):
             if part is not None:
                 _check_shape(str(k), now=local.shape, before=part.shape)
+                _check_finite(k, part)
         self._buckets.clear()
         self._places.clear()
         self._written, self._turned = set(), None
@@ -138,6 +152,20 @@ class Momentum:
                 flat = _Flat([local], [owner], where=part.device, copies=1)
                 flat.view(0).copy_(part.detach())
                 self._places[owner] = flat, 0
+
+
+def check_owner(state: dict[str, Any], rank: int) -> None:
+    """Check that what a VoteState has saved was saved by this rank.
+
+    Raises:
+        ValueError: it was another.
+
+    """
+    if state["rank"] != rank:
+        raise ValueError(
+            f"load_state_dict: this is the momentum of rank {state['rank']} of {state['ranks']}, and this is rank "
+            f"{rank}: each rank has its own, so save one file a rank and load it on the same rank"
+        )
 
 
 class _Flat:
@@ -192,13 +220,6 @@ def _strides(parameter: Tensor) -> tuple[int, ...]:
     return kept if kept == parameter.stride() else torch.empty(parameter.shape, device="meta").stride()
 
 
-def _local(parameter: Tensor) -> Tensor:
-    """Return the shard of a DTensor, and any other tensor as it is."""
-    with torch.no_grad():
-        local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return local
-
-
 def _on_host(view: Tensor) -> Tensor:
     return torch.empty(view.shape, dtype=torch.float32, device="cpu").copy_(view)
 
@@ -206,3 +227,12 @@ def _on_host(view: Tensor) -> Tensor:
 def _check_shape(name: str, *, now: torch.Size, before: torch.Size) -> None:
     if now != before:
         raise ValueError(f"momentum: parameter {name} has shape {list(now)}, its momentum is of {list(before)}")
+
+
+def _check_finite(number: int, part: Tensor) -> None:
+    faults = int(torch.count_nonzero(~torch.isfinite(part)))
+    if faults:
+        raise ValueError(
+            f"momentum: {faults} saved values of parameter {number} are not finite, which no state writes: the file is "
+            "damaged; load an older one"
+        )

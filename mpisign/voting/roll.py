@@ -86,6 +86,14 @@ def edges_of(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.cumsum([0, *sizes], dtype=np.int64)
 
 
+def pieces(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> list[slice]:
+    """Return where the chosen parts, of so many coordinates each, lie in a vector."""
+    if not chosen.any():
+        return []
+    edges = edges_of(sizes)
+    return [slice(int(edges[part]), int(edges[part + 1])) for part in np.flatnonzero(chosen)]
+
+
 def mask(chosen: NDArray[np.bool_], edges: NDArray[np.int64], *, first: int, W: int) -> Words:
     """Return the words `first` to `first` + W of a vector with 1 at the coordinates of the chosen parts, uint64 (W,).
 

@@ -50,6 +50,11 @@ class Scheduler:
             # would not.
             self._worker.wait()
 
+    def wait(self) -> None:
+        """Wait for the votes that are under way, as those of a backward that raised; the others are not held."""
+        self._waiting = []
+        self._worker.wait()
+
     def _beside(self, buffer: Tensor, job: Callable[[], None]) -> Callable[[], None]:
         """Let a job on a CUDA tensor run on a stream of its own, which waits only for what this tensor depends on."""
         if not buffer.is_cuda:

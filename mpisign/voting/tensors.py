@@ -37,6 +37,7 @@ class Plan(Protocol):
     """How the words of one bucket are voted on: see `Exchange`.
 
     `words` and, where it was asked for, `abstains`, int64 (W,), are the caller's to fill. The roll lies on the host.
+    `abstain` gives the result a second row.
     """
 
     words: Tensor
@@ -45,6 +46,10 @@ class Plan(Protocol):
     @property
     def roll(self) -> Any:
         """What the ranks say of themselves: a Roll, or None without sizes."""
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """The bytes that this rank has sent and received in the last vote."""
 
     @property
     def nobody(self) -> NDArray[np.bool_]:
@@ -116,6 +121,10 @@ class _OnHost:
         return self._exchange.roll
 
     @property
+    def moved(self) -> tuple[int, int]:
+        return self._exchange.moved
+
+    @property
     def nobody(self) -> NDArray[np.bool_]:
         return self._exchange.nobody
 
@@ -144,6 +153,10 @@ class _Staged:
     @property
     def roll(self) -> Any:
         return self._plan.roll
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        return self._plan.moved
 
     @property
     def nobody(self) -> NDArray[np.bool_]:

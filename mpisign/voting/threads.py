@@ -97,6 +97,12 @@ class ThreadCarrier(HostWords):
             if self.rank:
                 words[:] = all_words[0]
 
+    def intersect(self, words: Words) -> None:
+        """Set the words to the bits of all ranks."""
+        with self._meeting.shown(self.rank, words.copy()) as all_words:
+            for theirs in all_words:
+                words &= theirs
+
     def counters(self, K: int) -> _MergedCounters:
         """Return what sums counters by the kernel that MPI calls too."""
         return _MergedCounters(self._meeting, self.rank)

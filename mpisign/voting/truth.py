@@ -77,31 +77,33 @@ def wrong_absence(gradient: Floats, absent: NDArray[np.bool_], sizes: Sequence[i
 
 
 def plain_vote(
-    comm: Comm, words: Words, *, tie: Tie, absent: NDArray[np.bool_], sizes: Sequence[int], first: int = 0
-) -> Words:
+    comm: Comm, words: Words, *, tie: Tie, absent: NDArray[np.bool_], sizes: Sequence[int], first: int = 0,
+    abstains: Words | None = None,
+) -> Words:  # fmt: skip
     """Return the vote of those present on all ranks' words, (2, W), by adding up single bits. Collective.
 
     The words may be a piece of a longer vector, from its word `first` on, whose parameters have so many coordinates;
-    `absent`, bool (parts,), tells on which of them this rank is absent. Its bits there are 0. The second row has 1
-    where the result is 0: nobody has voted, or there is a tie and the rule is so.
+    `absent`, bool (parts,), tells on which of them this rank is absent. Its bits there are 0. `abstains`, (W,) on all
+    ranks or on none, has 1 where this rank abstains, unless it votes - there. The second row has 1 where the result is
+    0: nobody has voted, or there is a tie and the rule is so.
     """
     P, W = comm.size, len(words)
     present = P - np.sum(comm.allgather(absent), axis=0)
     ballots = P if present.min(initial=P) == P else spread(present, sizes, first=first, n=W * BITS)
     S = -(-W // P)
-    sent, received = np.zeros((P, S), np.uint64), np.empty((P, S), np.uint64)
-    sent.reshape(-1)[:W] = words
-    patience.quiet_barrier(comm)
-    comm.Alltoall(sent, received)
+    received, voting = _shares(comm, words), None
+    if abstains is not None:
+        voting = _shares(comm, (words | ~abstains) & ~mask(absent, sizes, first=first, n=W * BITS))
     mine = np.zeros((3, S), np.uint64)
     for start in range(0, S, CHUNK // BITS):
         part = slice(start, min(start + CHUNK // BITS, S))
-        count = np.zeros(BITS * (part.stop - part.start), np.int64)
-        for row in received[:, part]:
-            count += np.unpackbits(row.view(np.uint8), bitorder="little")
-        cast = _share(ballots, comm.rank * S + part.start, length=len(count))
-        for plane, mask in zip(mine, (2 * count > cast, 2 * count == cast, cast == 0), strict=True):
-            plane[part] = np.packbits(np.broadcast_to(mask, count.shape), bitorder="little").view(np.uint64)
+        count = _sum(received[:, part])
+        if voting is None:
+            cast = _share(ballots, comm.rank * S + part.start, length=len(count))
+        else:
+            cast = _sum(voting[:, part])
+        for plane, bits in zip(mine, (2 * count > cast, 2 * count == cast, cast == 0), strict=True):
+            plane[part] = np.packbits(bits, bitorder="little").view(np.uint64)
     every = np.empty((P, 3, S), np.uint64)
     patience.quiet_barrier(comm)
     comm.Allgather(mine, every)
@@ -109,6 +111,24 @@ def plain_vote(
     if tie.rule == "random":
         negative = negative | (tied & ~nobody & counting.coins(tie, first + W)[first:])
     return np.stack([negative, tied if tie.rule == "zero" else nobody])
+
+
+def _shares(comm: Comm, words: Words) -> Words:
+    """Return this rank's share of all ranks' words, (P, S). Collective."""
+    S = -(-len(words) // comm.size)
+    sent, received = np.zeros((comm.size, S), np.uint64), np.empty((comm.size, S), np.uint64)
+    sent.reshape(-1)[: len(words)] = words
+    patience.quiet_barrier(comm)
+    comm.Alltoall(sent, received)
+    return received
+
+
+def _sum(rows: Words) -> NDArray[np.int64]:
+    """Return for each coordinate how many of the rows have a 1 there."""
+    count = np.zeros(BITS * rows.shape[1], np.int64)
+    for row in rows:
+        count += np.unpackbits(row.view(np.uint8), bitorder="little")
+    return count
 
 
 def _share(ballots: NDArray[np.int64] | int, word: int, *, length: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from buckets import held_buckets
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,14 +43,6 @@ def contest_of(comm, *names, **terms):
     terms = Terms(seed=3, **terms)
     with ready(comm, {name: METHODS[name] for name in names}, terms=terms) as methods:
         yield Contest(comm, methods, terms=terms)
-
-
-def held_buckets(comm, sizes=(1, 64, 65, 1000), seed=0):
-    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
-    for vector in vectors:
-        vector[::5] = 0.0
-    last = len(sizes) - 1
-    return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
 
 
 def overlapped_round(comm, contest, method, iteration):

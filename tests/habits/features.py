@@ -247,7 +247,9 @@ def subgroup(way: Way) -> float:
     part = dist.new_group(list(range(way.size - 1)))
     loss = torch.zeros(())
     if way.rank < way.size - 1:
-        loss = torch.tensor(learn(way, way.parallel(network(), process_group=part, vote={"where": part})))
+        loss = torch.tensor(
+            learn(way, way.parallel(network(), process_group=part, vote={"where": part, "tie": "zero"}))
+        )
     dist.broadcast(loss, 0)
     return loss.item()
 

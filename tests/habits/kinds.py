@@ -114,11 +114,9 @@ def learn_tokens(way: Way, embedding: nn.Embedding, **vote: str) -> tuple[float,
         return float(mse_loss(model(drawn), meant)), (embedding.weight.detach() - before)[USED:]
 
 
-@KINDS.works(
-    'an embedding with rows that are never used, `zeros="abstain"` and `tie="zero"`', "they stay where they are"
-)
+@KINDS.works('an embedding with rows that are never used, `zeros="abstain"`', "they stay where they are")
 def unused_rows(way: Way) -> float:
-    loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="abstain", tie="zero")
+    loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="abstain")
     assert not way.voting or not moved.any(), "unused rows have moved"
     return loss
 
@@ -137,10 +135,10 @@ def unused_rows_positive(way: Way) -> float:
     return loss
 
 
-@KINDS.works('`padding_idx`, `zeros="abstain"` and `tie="zero"`', "the row of the padding stays 0")
+@KINDS.works('`padding_idx`, `zeros="abstain"`', "the row of the padding stays 0")
 def padding(way: Way) -> float:
     embedding = nn.Embedding(TOKENS, 8, padding_idx=0)
-    loss, _ = learn_tokens(way, embedding, zeros="abstain", tie="zero")
+    loss, _ = learn_tokens(way, embedding, zeros="abstain")
     assert not way.voting or not embedding.weight[0].any(), "the padding's row has moved"
     return loss
 

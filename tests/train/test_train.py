@@ -15,6 +15,7 @@ from launch import kill_a_rank, mpirun, our_lines, run, running
 
 from mpisign.train import checkpoint
 from mpisign.train.recipe import Recipe
+from mpisign.voting.adversary import traitors
 
 SMALL = ("--model", "tiny", "--image-size", "32", "--batch-size", "4", "--workers", "0", "--warmup-epochs", "1")
 TRAIN = ("-m", "mpisign.train", *SMALL)
@@ -170,6 +171,8 @@ def test_it_learns_and_tells_how_well(photos, tmp_path):
     assert {"data", "forward", "backward", "pack", "all-to-all", "unpack", "step"} <= set(
         lines(tmp_path, "iteration")[-1]["seconds"]
     )
+    assert all(line["votes"]["sent"] > 0 == len(line["votes"]["apart"]) for line in epochs)
+    assert all(0.5 < line["votes"]["least"] <= line["votes"]["most"] <= 1 for line in epochs)
     (head,) = lines(tmp_path, "train")
     assert head["config"]["data"] == "photos"
     ended = train(2, photos, tmp_path, "--epochs", "6", "--resume")
@@ -178,13 +181,21 @@ def test_it_learns_and_tells_how_well(photos, tmp_path):
     assert len(losses(tmp_path)) == 6 * EPOCH
 
 
-def test_traitors_below_half_are_outvoted_and_above_it_win(photos, tmp_path):
-    few, many = folders(tmp_path, "few", "many")
+def test_traitors_below_half_are_outvoted_and_named_and_above_it_win(photos, tmp_path):
+    few, many, long = folders(tmp_path, "few", "many", "long")
     options = ("--epochs", "5", "--batch-size", "2", "--lr", "2e-3", "--adversaries")
-    jobs = [Job(asked(photos, *options, "1"), few), Job(asked(photos, *options, "2"), many)]
-    for ended in start(3, "mpisign.train.__main__", jobs):
+    longer = ("1", "--epochs", "40", "--batch-size", "8", "--checkpoint-every", "40")
+    jobs = [Job(asked(photos, *options, "1"), few), Job(asked(photos, *options, "2"), many),
+            Job(asked(photos, *options, *longer), long)]  # fmt: skip
+    found = start(3, "mpisign.train.__main__", jobs)
+    for ended in found:
         assert ended.returncode == 0, ended.stderr
     assert lines(few, "epoch")[-1]["loss"] < 1 < 2 < lines(many, "epoch")[-1]["loss"]
+    # It takes larger batches and more steps to say which one it is.
+    (guilty,) = traitors(1, 3, seed=0)
+    assert lines(long, "iteration")[-1]["votes"]["apart"] == lines(long, "epoch")[-1]["votes"]["apart"] == [guilty]
+    assert found[2].stdout.splitlines()[-1].endswith(f", rank {guilty} stands apart")
+    assert f"rank {guilty} agrees with the votes far less than the others do" in found[2].stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Collective: run under mpirun. The vote through DistributedDataParallel is the paper's update, on every rank."""
 
+import functools
+import itertools
 import threading
 
 import numpy as np
@@ -7,12 +9,15 @@ import pytest
 import reference
 import torch
 import torch.distributed as dist
+from buckets import held_buckets
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mpisign
 from mpisign.coding import coding
+from mpisign.coding.sizes import words_for
 from mpisign.coding.ties import TIES
+from mpisign.network import traffic
 from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES, Traitor
@@ -229,25 +234,21 @@ def test_momentum_is_saved_and_restored(comm):
     assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
 
 
-def held_buckets(comm, sizes=(2, 64, 65, 1000), seed=0):
-    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(seed + 10 * comm.rank + n)) for n in sizes]
-    for vector in vectors:
-        vector[::5] = 0.0
-    last = len(sizes) - 1
-    return [HeldBucket(i, vector, [vector], i == last) for i, vector in enumerate(vectors)]
-
-
 WITHOUT_COUNTERS = [name for name, exchange in EXCHANGES.items() if not exchange.counts]
 
 
-def check_tensor_votes(comm, name, rule, make):
-    """Vote twice on words of each width by the plan that `make` returns."""
-    for W in (0, 1, comm.size, 64 * comm.size + 1, 5000):
-        every = np.random.default_rng(W).integers(0, 2**64, (comm.size, W), np.uint64)
-        plan = make(W)
+def check_tensor_votes(comm, rule, make):
+    """Vote twice on words of each width by the plan that `make` returns, of which ranks may abstain on some."""
+    widths = [0, 1, comm.size, 64 * comm.size + 1]
+    for W, abstain in [*itertools.product(widths, (False, True)), (5000, False)]:
+        every, abstains = np.random.default_rng(W).integers(0, 2**64, (2, comm.size, W), np.uint64)
+        plan, given = make(W, abstain=abstain), {"abstains": abstains} if abstain else {}
         plan.words[:] = coding.tensor_of(every[comm.rank])
+        if abstain:
+            plan.abstains[:] = coding.tensor_of(abstains[comm.rank])
         for step in range(2):
-            assert np.array_equal(coding.words_of(plan.vote(step, Spans())), reference.majority(every, rule, 4, step))
+            true = reference.majority(every, rule, 4, step, **given)
+            assert np.array_equal(coding.words_of(plan.vote(step, Spans())), true)
             assert np.array_equal(coding.words_of(plan.words), every[comm.rank])
         plan.close()
 
@@ -255,7 +256,7 @@ def check_tensor_votes(comm, name, rule, make):
 def planner(comm, name, rule):
     host = torch.device("cpu")
     carrier = carrier_for(comm, host, name)
-    return lambda W: plan_for(carrier, W, exchange=name, tie=rule, seed=4, where=host)
+    return functools.partial(plan_for, carrier, exchange=name, tie=rule, seed=4, where=host)
 
 
 @pytest.mark.filterwarnings("error")
@@ -263,7 +264,7 @@ def planner(comm, name, rule):
 @pytest.mark.parametrize("name", WITHOUT_COUNTERS)
 def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, rule):
     group = GroupComm(None, "gloo").Dup()
-    check_tensor_votes(comm, name, rule, planner(group, name, rule))
+    check_tensor_votes(comm, rule, planner(group, name, rule))
     group.Free()
 
 
@@ -272,13 +273,13 @@ def test_votes_over_a_process_group_are_exact_and_warn_of_nothing(comm, name, ru
 def test_votes_on_tensors_over_mpi_are_exact(comm, name, rule):
     """As over an MPI that takes device memory, whose carrier this is; here the device is the host."""
     carrier = DeviceCarrier(comm, torch.device("cpu"))
-    check_tensor_votes(comm, name, rule, lambda W: plan_over(carrier, W, exchange=name, tie=rule, seed=4))
+    check_tensor_votes(comm, rule, functools.partial(plan_over, carrier, exchange=name, tie=rule, seed=4))
 
 
 @pytest.mark.parametrize("rule", TIES)
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_votes_on_tensors_of_the_host_are_exact(comm, name, rule):
-    check_tensor_votes(comm, name, rule, planner(comm, name, rule))
+    check_tensor_votes(comm, rule, planner(comm, name, rule))
 
 
 def test_a_process_group_sums_no_counters(comm):
@@ -295,7 +296,7 @@ def test_a_traitor_sends_what_its_kind_makes_of_the_honest_words(comm, name):
     traitor = Traitor(name, 3, rank=comm.rank)
     state.observer = lambda number, words, absent: sent.append((number, coding.words_of(words).tolist()))
     for step in range(3):
-        for bucket in held_buckets(comm, seed=step):
+        for bucket in held_buckets(comm, (2, 64, 65, 1000), seed=step):
             words = reference.pack(bucket.tensor.numpy())
             traitor.lie_in_words(words, bucket.tensor.numel(), bucket=bucket.number, step=step)
             expected.append((bucket.number, words.tolist()))
@@ -310,6 +311,43 @@ def test_what_is_not_finite_counts_as_0(comm):
     state.vote_bucket(HeldBucket(0, vector, [vector], True))
     state.close()
     assert vector.tolist() == [1, -1, 1]
+
+
+@pytest.mark.parametrize("rule", TIES)
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_where_all_abstain_nothing_moves(comm, name, rule):
+    """The second parameter has no gradient anywhere, the third one on rank 0 alone."""
+    state = mpisign.VoteState(comm, rule=mpisign.SignSGD(), exchange=name, tie=rule, zeros="abstain")
+    parameters = [torch.zeros(n) for n in (1, 63, 65, 200)]
+    gradients = [half_a_gradient(rank) for rank in range(comm.size)]
+    vector = gradients[comm.rank].clone()
+    state.vote_bucket(HeldBucket(0, vector, parameters, True))
+    state.close()
+    tally = sum(gradient.sign() for gradient in gradients)
+    voters = sum(gradient.sign().abs() for gradient in gradients)
+    assert torch.equal(vector == 0, (voters == 0) | (tally == 0) & (rule == "zero"))
+    assert torch.equal(vector[tally != 0], tally[tally != 0].sign())
+    assert rule != "positive" or (vector[(voters != 0) & (tally == 0)] == 1).all()
+
+
+def half_a_gradient(rank):
+    gradient = torch.randn(329, generator=torch.Generator().manual_seed(rank))
+    gradient[torch.rand(329, generator=torch.Generator().manual_seed(100 + rank)) < 0.5] = 0.0
+    gradient[0], gradient[1:64], gradient[64:129] = 1.0, 0.0, gradient[64:129] * (rank > 0)
+    return gradient
+
+
+@pytest.mark.parametrize("rule", ["positive", "zero"])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_the_statistics_count_the_bytes_that_are_booked(comm, name, rule):
+    state, sizes = mpisign.VoteState(comm, exchange=name, tie=rule), (2, 64, 5000)
+    for bucket in held_buckets(comm, sizes):
+        state.vote_bucket(bucket)
+    state.end_step()
+    step = state.statistics()
+    state.close()
+    booked = sum(traffic.vote(name, words_for(n), tie=rule, nodes=[0] * comm.size, parts=1) for n in sizes)
+    assert [step.sent, step.received] == booked[comm.rank].tolist()
 
 
 def test_process_group_is_there(comm):
@@ -334,8 +372,11 @@ def test_faulty_arguments_are_named(comm, arguments, named):
         mpisign.VoteState(comm, **(arguments if comm.rank == comm.size - 1 else {}))
 
 
-def test_gradients_of_another_type_are_refused(comm):
-    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=torch.complex64)
-    with pytest.raises(ValueError, match=r"bucket: .*complex64"):
-        state.vote_bucket(HeldBucket(0, vector, [vector], True))
+@pytest.mark.parametrize(
+    ("dtype", "named"), [(torch.complex64, "a complex gradient"), (torch.int32, "got torch.int32")]
+)
+def test_gradients_of_another_type_are_refused(comm, dtype, named):
+    state, vector = mpisign.VoteState(comm), torch.zeros(3, dtype=dtype)
+    with pytest.raises(ValueError, match=f"bucket: .*{named}"):
+        state.take(HeldBucket(0, vector, [vector], True), torch.futures.Future())
     state.close()

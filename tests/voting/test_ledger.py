@@ -1,31 +1,40 @@
 """What the accounts of a state say, and whom the watch names: of shares that are made up, and of none by chance."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from mpisign.coding import coding
-from mpisign.voting.ledger import Ledger, Watch, heard, told
+from mpisign.voting.ledger import Ledger, Watch, _median_of_others, chance, heard, told
 
 STEPS = 100
 
 
-def shares(P, *, honest=0.55, odd=(), other=0.45, noise=0.002, seed=0):
-    """Shares of agreement, (STEPS, P): those of the ranks `odd` are about `other`."""
+def shares(P, *, honest=0.1, odd=(), other=-0.05, noise=0.002, seed=0):
+    """Shares of agreement, (STEPS, P), above those of chance: those of the ranks `odd` are about `other`."""
     mean = np.where(np.isin(np.arange(P), odd), other, honest)
-    return mean + noise * np.random.default_rng(seed).standard_normal((STEPS, P))
+    return chance(P) + mean + noise * np.random.default_rng(seed).standard_normal((STEPS, P))
 
 
 def named(P, **made):
     watch = Watch(P)
     for row in shares(P, **made):
         watch.see(row.tolist())
-    return watch.apart()
+    return watch.apart
 
 
 @pytest.mark.parametrize("P", [3, 4, 7, 16])
-@pytest.mark.parametrize("other", [0.45, 0.5])  # an inverter's, and that of coins
+@pytest.mark.parametrize("other", [-0.05, 0.0])  # an inverter's, and that of coins
 def test_a_rank_that_agrees_far_less_is_named(P, other):
     assert named(P, odd=[P - 1], other=other) == [P - 1]
+
+
+@pytest.mark.parametrize("P", range(1, 9))
+def test_chance_is_the_agreement_of_coins_with_their_majority(P):
+    throws = np.array(list(itertools.product([-1, 1], repeat=P)))
+    majority = np.where(throws.sum(axis=1) < 0, -1, 1)
+    assert chance(P) == np.mean(throws == majority[:, None])
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.001, 0.05])
@@ -35,7 +44,13 @@ def test_identical_ranks_name_nobody(P, noise):
 
 
 def test_a_rank_that_agrees_a_little_less_is_not_named():
-    assert named(8, odd=[2], other=0.54) == []
+    assert named(8, odd=[2], other=0.08) == []
+
+
+@pytest.mark.parametrize("P", [2, 3, 4, 9])
+def test_the_median_of_the_others_is_without_ones_own(P):
+    known = np.random.default_rng(P).integers(0, 4, P) / 4  # some are alike
+    assert _median_of_others(known).tolist() == [np.median(np.delete(known, rank)) for rank in range(P)]
 
 
 def test_two_of_seven_are_both_named():
@@ -57,11 +72,11 @@ def test_a_rank_that_is_healed_is_named_no_longer():
     watch = Watch(4)
     for row in shares(4, odd=[2]):
         watch.see(row.tolist())
-    assert watch.apart() == [2]
+    assert watch.apart == [2]
     for _ in range(10):
         for row in shares(4):
             watch.see(row.tolist())
-    assert watch.apart() == []
+    assert watch.apart == []
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.25, 0.5003, 1.0])
@@ -73,9 +88,9 @@ def test_a_share_is_heard_as_it_was_told(share):
 def counted(words, voted, n, absent):
     ledger = Ledger(1, 0)
     tensors = [coding.tensor_of(np.array(part, np.uint64)) for part in (words, voted)]
-    ledger.count(
-        tensors[0], tensors[1], n=n, absent=np.array(absent), tie="zero" if np.ndim(voted) == 2 else "positive"
-    )
+    tie = "zero" if np.ndim(voted) == 2 else "positive"
+    for moved in ((10, 20), (1, 2)):  # a step of two buckets
+        ledger.count(*tensors, n=n, absent=np.array(absent), tie=tie, moved=moved)
     ledger.end_step(0, 0.0)
     return ledger.last()
 
@@ -84,12 +99,13 @@ def test_agreement_and_ties_are_counted():
     step = counted([0b1101, 0], [[0b1000, 0], [0b0101, 1]], 70, [False])
     assert step.agreement == pytest.approx(1 - 2 / 70)
     assert step.tied == pytest.approx(3 / 70)
+    assert (step.sent, step.received) == (11, 22)
 
 
 def test_a_bucket_that_a_rank_has_no_part_in_does_not_count_for_its_agreement():
     step = counted([0], [0b11], 64, [True, False])
     assert step.agreement is None
-    assert step.absent == 1
+    assert step.absent == 2
 
 
 def test_what_is_not_finite_is_told_once_and_names_the_ranks():

@@ -60,6 +60,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(parameters):
     others = [*parameters[:2], torch.zeros(1, 5)]
     with pytest.raises(ValueError, match=r"parameter 2 has shape \[1, 5\], its momentum is of \[5\]"):
         momentum.load_state_dict(state, others)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"1 saved values of parameter 1 are not finite.*load an older one"):
+            momentum.load_state_dict([state[0], torch.tensor(value), state[2]], parameters)
     assert momentum.of(bucket(parameters)).tolist() == list(range(12))
     parameters[2].data = torch.zeros(7)
     with pytest.raises(ValueError, match=r"parameter 2 of bucket 0 has shape \[7\], its momentum is of \[5\]"):

@@ -3,6 +3,7 @@
 What is left to mpirun (test_exchange) is that each MPI's collectives do what the carrier's do.
 """
 
+import itertools
 import threading
 
 import ballots as voters
@@ -12,6 +13,7 @@ import reference
 from ballots import SEED, SIZES, STEP, W
 from launch import skip_if_quick
 
+from mpisign.coding import bits
 from mpisign.coding.sizes import BLOCK
 from mpisign.coding.ties import TIES
 from mpisign.network import traffic
@@ -31,59 +33,6 @@ def node_layouts(P):
     return [list(layout) for layout in dict.fromkeys(map(tuple, layouts))]
 
 
-class CountingCarrier:
-    """A carrier that books what its collectives deliver, by the rules at the head of network.traffic."""
-
-    def __init__(self, carrier, book=None):
-        self.carrier, self.book = carrier, [0, 0] if book is None else book
-
-    def __getattr__(self, name):
-        return getattr(self.carrier, name)
-
-    def count(self, sent, received):
-        self.book[0] += sent
-        self.book[1] += received
-
-    def start_gather(self, mine, rows):
-        self.count(*[mine.nbytes * (self.size - 1)] * 2)
-        return self.carrier.start_gather(mine, rows)
-
-    def all_to_all(self, sent, received):
-        assert sent.nbytes == received.nbytes
-        self.count(*[sent.nbytes * (self.size - 1) // self.size] * 2)
-        self.carrier.all_to_all(sent, received)
-
-    def complete(self, rows):
-        self.count(*[rows.nbytes * (self.size - 1) // self.size] * 2)
-        self.carrier.complete(rows)
-
-    def gather(self, words, rows):
-        inward = (self.size - 1) * words.nbytes
-        assert rows.nbytes == (0 if self.rank else self.size * words.nbytes)
-        self.count(*((words.nbytes, 0) if self.rank else (0, inward)))
-        self.carrier.gather(words, rows)
-
-    def broadcast(self, words):
-        self.count(*((0, words.nbytes) if self.rank else ((self.size - 1) * words.nbytes, 0)))
-        self.carrier.broadcast(words)
-
-    def by_node(self):
-        return [CountingCarrier(part, self.book) for part in self.carrier.by_node()]
-
-    def counters(self, K):
-        return CountingCounters(self, self.carrier.counters(K))
-
-
-class CountingCounters:
-    def __init__(self, carrier, counters):
-        self.carrier, self.counters = carrier, counters
-
-    def sum(self, planes):
-        each = 2 * (self.carrier.size - 1) * planes.nbytes // self.carrier.size  # as Rabenseifner's or the ring
-        self.carrier.count(each, each)
-        self.counters.sum(planes)
-
-
 def ballots(P, W, seed=0):
     return np.random.default_rng([seed, P, W]).integers(0, 2**64, (P, W), np.uint64)
 
@@ -92,11 +41,10 @@ def take_votes(carrier, name, rule, every):
     """Vote on each of `every`, (P, W); return the results, the words afterwards and what was sent and received."""
     outcome = []
     for words in every:
-        counting = CountingCarrier(carrier)
-        plan = plan_over(counting, words.shape[1], exchange=name, tie=rule, seed=SEED)
+        plan = plan_over(carrier, words.shape[1], exchange=name, tie=rule, seed=SEED)
         plan.words[:] = words[carrier.rank]
         voted = plan.vote(STEP).copy()
-        outcome.append((voted, plan.words.copy(), counting.book))
+        outcome.append((voted, plan.words.copy(), plan.moved))
         plan.close()
     return outcome
 
@@ -117,16 +65,13 @@ def test_every_vote_is_exact_keeps_its_input_and_sends_what_is_booked(name, rule
                 voted, kept, book = outcomes[rank][i]
                 assert np.array_equal(voted, truth)
                 assert np.array_equal(kept, words[rank])
-                assert book == booked[rank].tolist()
+                assert book == tuple(booked[rank])
 
 
 def votes_of_those_present(carrier, name, rule, abstain, sizes):
     """Return the votes and the bytes of each."""
-    counting, outcomes = CountingCarrier(carrier), []
-    plan = plan_over(counting, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
-    for voted in voters.take_votes(plan, carrier.size, carrier.rank):
-        outcomes.append((voted, tuple(counting.book)))
-        counting.book[:] = 0, 0
+    plan = plan_over(carrier, W, exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=abstain)
+    outcomes = [(voted, plan.moved) for voted in voters.take_votes(plan, carrier.size, carrier.rank)]
     plan.close()
     return outcomes
 
@@ -148,6 +93,32 @@ def test_those_who_vote_decide(abstain, sizes, name, rule, P):
                 assert book == tuple(booked[rank])
 
 
+@pytest.mark.parametrize("P", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_what_nobody_votes_on_is_0_under_every_rule(name, P):
+    """By another way than the reference: adding up -1, 0 and 1, in vectors of a part or two."""
+    rng = np.random.default_rng(P)
+    for n, rule in itertools.product((1, 63, 64, 65, 64 * P + 1), TIES):
+        sizes = (n // 2, n - n // 2)
+        cast = rng.choice([-1, 0, 1], (P, n), p=[0.2, 0.6, 0.2])
+        absent = rng.random((P, 2)) < 0.3
+        votes = cast * ~np.repeat(absent, sizes, axis=1)
+
+        def vote(carrier, rule=rule, sizes=sizes, cast=cast, absent=absent, votes=votes):
+            words, gone = reference.pack(votes[carrier.rank]), absent[carrier.rank]
+            plan = plan_over(carrier, len(words), exchange=name, tie=rule, seed=SEED, sizes=sizes, abstain=True)
+            plan.words[:], plan.abstains[:] = words, reference.pack(-(cast[carrier.rank] == 0).astype(int))
+            plan.roll.write(turn=0, agreed=0, faults=0, absent=gone)
+            return bits.unpack(plan.vote(STEP), sum(sizes))
+
+        tally, tied = votes.sum(axis=0), {"positive": np.ones(n), "zero": np.zeros(n)}.get(rule)
+        if tied is None:
+            tied = 1 - 2 * reference.bits_of(reference.coins(SEED, STEP, len(reference.pack(cast[0]))))[:n]
+        truth = np.where(tally == 0, tied, np.sign(tally)) * votes.any(axis=0)
+        for voted in run_threads(P, vote, nodes=[rank // 2 for rank in range(P)]):
+            assert np.array_equal(voted, truth)
+
+
 def test_who_is_absent_everywhere_leaves_the_vote_of_the_others():
     """By another way than the reference: the same vote of fewer ranks."""
     words, _ = voters.ballots(5)
@@ -155,7 +126,7 @@ def test_who_is_absent_everywhere_leaves_the_vote_of_the_others():
 
     def vote(carrier, every, absent=()):
         plan = plan_over(carrier, W, exchange="alltoall", tie="random", seed=SEED, sizes=SIZES)
-        plan.words[:] = every[carrier.rank]
+        plan.words[:] = 0 if carrier.rank in absent else every[carrier.rank]
         plan.roll.write(turn=0, agreed=0, faults=0, absent=np.full(len(SIZES), carrier.rank in absent))
         return plan.vote(STEP).copy()
 
