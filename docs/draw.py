@@ -119,6 +119,17 @@ def experiment(name: str, module: str) -> None:
     print("</details>\n")
 
 
+def said(name: str, module: str, *beginnings: str) -> None:
+    """Print of what a module of benchmarks/ makes of its record the lines that begin so, each a paragraph."""
+    lines = output("-m", f"benchmarks.{module}", "--show", str(newest(name))).splitlines()
+    for beginning in beginnings:
+        found = [line for line in lines if line.startswith(beginning)]
+        if not found:
+            raise SystemExit(f"{module} says nothing that begins with {beginning!r}")
+        print("\n" + "\n\n".join(found))
+    print()
+
+
 def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:
     """Print the projection from a sweep and others; its figure lies beside it (`--project` its name without .jsonl)."""
     figure, others = newest(name).with_suffix(".svg"), [str(newest(other)) for other in beside]

@@ -19,7 +19,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from benchmarks.paper import digits
+from benchmarks.paper import digits, tuning
 from benchmarks.paper.digits import N
 from benchmarks.paper.rivals import qsgd, sign_with_feedback
 from mpisign.coding.sizes import words_for
@@ -86,7 +86,8 @@ def measure():
     torch.set_num_threads(1)
     for B, P in CELLS:
         for name, (method, grid) in METHODS.items():
-            found = digits.tune_and_train(method, grid, TUNING_SEEDS, SEEDS, P, B, STEPS, STOPS)
+            found = tuning.tune_and_train(digits, method, grid=grid, tuning_seeds=TUNING_SEEDS, seeds=SEEDS,
+                                          P=P, B=B, steps=STEPS, stops=STOPS)  # fmt: skip
             yield {"type": "convergence", "method": name, "workers": P, "batch": B, **found}
 
 
@@ -113,7 +114,7 @@ def show(lines, style):
     headers = "batch", "workers", "method", "rate", "training loss", "test accuracy %", "steps to {} %", "kB to {} %"
     headers, align = [header.format(GOAL) for header in headers], ["right"] * 2 + ["left"] + ["right"] * 5
     print(tabulate(table, headers, style, disable_numparse=True, colalign=align))
-    print(f"\n{digits.at_edge(lines)}")
+    print(f"\n{tuning.at_edge(lines)}")
     for pair in (("Signum vote", "SGD"), ("Signum vote", "Adam"), ("signSGD vote", "SGD")):
         print(compare(losses, ends, to_goal, *pair))
     sizes = np.array([[to_goal[(*cell, name)][1] for name in METHODS] for cell in CELLS])

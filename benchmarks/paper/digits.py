@@ -2,11 +2,10 @@
 
 The data are 1797 real pictures of 8 x 8: 1437 to train on and 360 to test on, always the same. The CNN is a 3 x 3
 convolution of stride 2 to 20 channels, a 2 x 2 one of stride 2 to 40, and a linear layer, with ReLU: 5050 parameters.
-Shapes: R runs, P workers, B pictures of a worker's mini-batch, n parameters. Each worker draws its own mini-batches
-from all training pictures, with replacement; a run's seed decides its draws and its first parameters.
+A problem of tuning.py, whose shapes are used here. Each worker draws its own mini-batches from all training pictures,
+with replacement.
 """
 
-from collections import defaultdict
 from functools import cache
 
 import numpy as np
@@ -15,11 +14,11 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 import mpisign
+from benchmarks.paper.tuning import WORST
 
 SHAPES = (9, 20), (1, 20), (80, 40), (1, 40), (160, 10), (1, 10)
 SIZES = [rows * columns for rows, columns in SHAPES]
 N, TRAIN, SPLIT_SEED = sum(SIZES), 1437, 0
-WORST = 99.0  # what a loss above it, or none at all, is kept as
 
 
 @cache
@@ -42,6 +41,11 @@ def first_parameters(seeds):
         return torch.cat([part.flatten() for part in parts])
 
     return torch.stack([draw(seed) for seed in seeds])
+
+
+def sample(coins, P, B):
+    """Draw the places of each worker's pictures, (P, B)."""
+    return torch.from_numpy(coins.integers(TRAIN, size=(P, B)))
 
 
 def losses_and_scores(x, index):
@@ -69,58 +73,15 @@ def gradients(x, index):
 
 @torch.no_grad()
 def evaluate(x):
-    """Return the training loss and the test accuracy of each run, (R,) each."""
+    """Return the training loss and the test accuracy of each run, (R,) each, in a dict."""
     places = torch.arange(len(pictures()[1])).expand(len(x), -1)
     losses, _ = losses_and_scores(x, places[:, :TRAIN])
     _, scores = losses_and_scores(x, places[:, TRAIN:])
     right = scores.argmax(2) == pictures()[1][TRAIN:]
-    return losses.nan_to_num(WORST, WORST).clamp(max=WORST), right.float().mean(1)
+    return {"losses": losses.nan_to_num(WORST, WORST).clamp(max=WORST), "accuracies": right.float().mean(1)}
 
 
 def vote(messages):
     """Return the signs that the workers of each run vote, (R, n): packed, the majority of words, unpacked."""
     words = (np.stack([mpisign.pack(row) for row in rows]) for rows in messages.numpy())
     return torch.from_numpy(np.stack([mpisign.unpack(mpisign.majority(ballots), N) for ballots in words]))
-
-
-def train(method, rates, seeds, P, B, steps, stops=()):
-    """Train one run for each pair of a rate and a seed; yield (step, bytes so far, losses, accuracies) at the stops.
-
-    `method(gradients, rate, state)` returns what to subtract, (R, n), and a worker's bytes of this step, (R,) or one
-    number; `state` is its own, of 0.0 where nothing was kept. Rates fall to 0 along a line. The last step is a stop.
-    """
-    x, state, sent = first_parameters(seeds), defaultdict(float), torch.zeros(len(seeds))
-    draws, rates = [np.random.default_rng(seed) for seed in seeds], torch.tensor(rates)[:, None]
-    for step in range(steps + 1):
-        if step in stops or step == steps:
-            yield step, sent.tolist(), *(values.tolist() for values in evaluate(x))
-        if step < steps:
-            index = torch.from_numpy(np.stack([coins.integers(TRAIN, size=(P, B)) for coins in draws]))
-            change, size = method(gradients(x, index), rates * (1 - step / steps), state)
-            x, sent = x - change, sent + size
-
-
-def tune_and_train(method, grid, tuning_seeds, seeds, P, B, steps, stops=()):
-    """Take the rate of `grid` with the least median loss at the end, and train with it; return all as a dict.
-
-    The tuning has seeds of its own and sees no test picture.
-    """
-    pairs = [(rate, seed) for rate in grid for seed in tuning_seeds]
-    *_, (_, _, losses, _) = train(method, *map(list, zip(*pairs, strict=True)), P, B, steps)
-    tuning = np.median(np.reshape(losses, (len(grid), -1)), 1)
-    rate = grid[int(tuning.argmin())]
-    at, sent, losses, accuracies = zip(*train(method, [rate] * len(seeds), seeds, P, B, steps, stops), strict=True)
-    return {"rate": rate, "grid": list(grid), "tuning_losses": short(tuning), "steps": at,
-            "bytes": np.round(sent).astype(int).tolist(), "losses": [short(row) for row in losses],
-            "accuracies": [short(row) for row in accuracies]}  # fmt: skip
-
-
-def short(values):
-    """Round to four significant digits."""
-    return [float(f"{value:.4g}") for value in values]
-
-
-def at_edge(lines):
-    """Say for how many lines the rate taken is the smallest or largest of its grid."""
-    edge = sum(line["rate"] in (min(line["grid"]), max(line["grid"])) for line in lines)
-    return f"The rate taken is at an end of its grid in {edge} of {len(lines)} cases."

@@ -17,7 +17,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
-from benchmarks.paper import digits
+from benchmarks.paper import digits, tuning
 from benchmarks.paper.rivals import coordinate_median, multi_krum
 from mpisign.report.statistics import median_interval
 
@@ -44,7 +44,8 @@ def measure():
     for attack, traitors in ATTACKS:
         for name, rule in RULES.items():
             method = partial(step_against, rule, FACTORS[attack], traitors)
-            found = digits.tune_and_train(method, GRIDS[name], TUNING_SEEDS, SEEDS, P, B, STEPS)
+            found = tuning.tune_and_train(digits, method, grid=GRIDS[name], tuning_seeds=TUNING_SEEDS, seeds=SEEDS,
+                                          P=P, B=B, steps=STEPS)  # fmt: skip
             yield {"type": "robustness", "method": name, "attack": attack, "traitors": traitors, "rate": found["rate"],
                    "grid": found["grid"], "tuning_losses": found["tuning_losses"],
                    "accuracies": found["accuracies"][-1]}  # fmt: skip
@@ -75,7 +76,7 @@ def show(lines, style):
         below = ", ".join(case for case, rival, vote in pairs if rival.high < vote.low) or "none"
         print(f"{name} is better than the vote at: {above}; worse at: {below}.")
     learnt = [line for line in lines if found[line["attack"], line["traitors"], line["method"]].low > 20]
-    print(f"Of those that learn (more than 20 %): {digits.at_edge(learnt)}")
+    print(f"Of those that learn (more than 20 %): {tuning.at_edge(learnt)}")
 
 
 def draw(lines):
