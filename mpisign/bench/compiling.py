@@ -24,7 +24,7 @@ def compile_kernels(comm: Comm) -> None:
     where, exchanges = _where(comm)
     for exchange in exchanges:
         for momentum in (0.0, 0.9):
-            state = VoteState(where, rule=Signum(momentum), exchange=exchange, tie="random")
+            state = VoteState(where, rule=Signum(momentum), exchange=exchange, tie="random", zeros="positive")
             for vector in (torch.zeros(65), torch.ones(65)):  # without a voter and with all of them
                 state.vote_bucket(HeldBucket(0, vector, [vector], True))
             state.close()

@@ -61,8 +61,9 @@ def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextl
 
         carrier: Any = GroupComm(None, backend) if backend else comm
         state = VoteState(
-            carrier, rule=Signum(terms.momentum), exchange=exchange, tie=terms.tie, adversary=terms.adversary,
-            seed=terms.seed, spans=terms.spans, takes_device_memory=terms.takes_device_memory,
+            carrier, rule=Signum(terms.momentum), exchange=exchange, tie=terms.tie, zeros="positive",
+            adversary=terms.adversary, seed=terms.seed, spans=terms.spans,
+            takes_device_memory=terms.takes_device_memory,
         )  # fmt: skip
         resources.callback(state.close)
         return ReadyVote(vote_hook, state)

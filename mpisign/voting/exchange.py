@@ -60,6 +60,7 @@ class Exchange(ABC):
         abstain: bool = False,
     ) -> None:  # fmt: skip
         self.carrier, self.W, self.tie, self.seed = Booked(carrier), W, tie, seed
+        self._unbooked, self._moved = carrier, (0, 0)
         self.P: int = carrier.size
         self.rank: int = carrier.rank
         self.resources = contextlib.ExitStack()  # what is freed with the plan
@@ -92,20 +93,21 @@ class Exchange(ABC):
             ValueError: on all ranks, when the vote is over: it was not the same turn for all, see `Roll.write`.
 
         """
-        self.carrier.moved[:] = 0, 0
         if self._second is not None:
             self._write_second()
         self._wait = self.carrier.start_gather(self.roll.mine, self.roll.lines) if self.roll else None
         voted = self._vote(Tie(self.tie, self.seed, step), spans or Spans())
+        if self.carrier is not self._unbooked:
+            sent, received = self.carrier.moved
+            self._moved, self.carrier = (sent, received), self._unbooked  # every other vote moves as much
         if self.roll:
             self.roll.check()
         return voted
 
     @property
     def moved(self) -> tuple[int, int]:
-        """The bytes that this rank has sent and received in the last vote: see `carriers.Booked`."""
-        sent, received = self.carrier.moved
-        return sent, received
+        """The bytes that this rank sends and receives in a vote, (0, 0) before the first: see `carriers.Booked`."""
+        return self._moved
 
     @property
     def nobody(self) -> NDArray[np.bool_]:

@@ -56,13 +56,13 @@ class VoteState:
         rule: What this rank signs, made by Signum, SignSGD, Lion, Noisy or Stochastic.
         exchange: One of EXCHANGES.
         tie: One of TIES: what becomes of a coordinate for which half of the ranks vote.
-        zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "positive" (the paper's code: +1),
-            "random" (a coin of this rank, coordinate and step), "abstain" (not at all; two bits a coordinate go out and
-            come back instead of one).
+        zeros: How a rank votes where what it signs is exactly 0, one of ZEROS: "random" (a coin of this rank,
+            coordinate and step: measured best at one bit, docs/experiments.md), "positive" (+1, as the paper's code),
+            "abstain" (not at all; two bits a coordinate go out and come back instead of one).
         nonfinite: What becomes of a gradient that is not finite: it counts as 0 in any case, and statistics() tells;
             "raise" ends the training, on all ranks.
         adversary: What this rank sends instead of its signs, one of ADVERSARIES; None is honest.
-        seed: Of the coins of ties and adversaries, the same on all ranks.
+        seed: Of the coins of ties, zeros and adversaries, the same on all ranks.
         spans: Collects the times of pack, vote, unpack and each collective.
         schedule: One of SCHEDULES; may be changed between steps. "overlap" votes on each bucket in a thread while
             backward goes on, "serial" (the paper's) on all of them when backward is done. Both give the same bits.
@@ -83,7 +83,7 @@ class VoteState:
 
     def __init__(
         self, where: "MPI.Comm | ProcessGroup | Comm | None" = None, *, rule: Rule = SIGNUM,
-        exchange: str = "alltoall", tie: str = "positive", zeros: str = "positive", nonfinite: str = "count",
+        exchange: str = "alltoall", tie: str = "positive", zeros: str = "random", nonfinite: str = "count",
         adversary: str | None = None, seed: int = 0, spans: Spans | None = None, schedule: str = "overlap",
         takes_device_memory: bool = False, guard: bool = True, revocable: bool = False,
     ) -> None:  # fmt: skip

@@ -27,6 +27,8 @@ class Roll:
         self.parts = parts
         self.mine = np.zeros(roll_for(parts), np.uint64)
         self.lines = np.zeros((P, roll_for(parts)), np.uint64)
+        self.turns, self.agreed, self.faults = self.lines.view(np.int64)[:, :ROLL_HEADER].T  # views
+        self._bits = self.lines[:, ROLL_HEADER:]
 
     def write(self, *, turn: int, agreed: int, faults: int, absent: NDArray[np.bool_]) -> None:
         """Say of this rank: which vote this is for it, two counts, and the parameters it is absent on, bool (parts,).
@@ -42,18 +44,6 @@ class Roll:
         self.mine[ROLL_HEADER:].view(np.uint8)[: len(packed)] = packed
 
     @property
-    def turns(self) -> NDArray[np.int64]:
-        return self.lines.view(np.int64)[:, 0]
-
-    @property
-    def agreed(self) -> NDArray[np.int64]:
-        return self.lines.view(np.int64)[:, 1]
-
-    @property
-    def faults(self) -> NDArray[np.int64]:
-        return self.lines.view(np.int64)[:, 2]
-
-    @property
     def absent(self) -> NDArray[np.bool_]:
         return self._absent(self.lines)
 
@@ -66,7 +56,7 @@ class Roll:
     @property
     def some_absent(self) -> bool:
         """Whether any rank is absent on any parameter."""
-        return bool(self.lines[:, ROLL_HEADER:].any())
+        return bool(self._bits.any())
 
     def _absent(self, lines: Words) -> NDArray[np.bool_]:
         packed = np.ascontiguousarray(lines[:, ROLL_HEADER:]).view(np.uint8)
@@ -76,7 +66,7 @@ class Roll:
     def check(self) -> None:
         """Raise a ValueError, the same on all ranks, if this was not the same turn for all of them."""
         turns = self.turns.tolist()
-        if any(turn != turns[0] for turn in turns):
+        if turns.count(turns[0]) != len(turns):
             told = ", ".join(f"{turn} on rank {turns.index(turn)}" for turn in dict.fromkeys(turns))
             raise ValueError(f"ranks vote on different buckets or steps: turn {told}; all must take the same steps")
 
