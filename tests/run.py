@@ -22,6 +22,7 @@ HERE = Path(sys.executable).parent
 SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 TRAINING = ("tests/train",)
+SCRIPTS = ("tests/habits", "tests/docs", "tests/voting/test_fsdp.py")  # the vote in the scripts of users
 # What starts other programs than Python; a step of its own. These tests assert no times.
 AROUND = (
     "tests/test_package.py", "tests/test_wheel.py", "tests/doctor", "tests/benchmarks", "tests/ranks", "tests/report",
@@ -65,6 +66,7 @@ LANES = (
     | {
         "report, doctor, ranks, benchmarks, package": alone(*AROUND),
         "training under MPICH": alone(*TRAINING),
+        "scripts of users": alone(*SCRIPTS),
         "exchanges, Open MPI, 1 to 4 ranks": collective(SECOND, 4, *WORDS),
         "the bench under Open MPI": alone(
             "tests/bench/test_bench.py", "-k", "table and 3 or raises", python=SECOND / "python"
@@ -75,7 +77,9 @@ LANES = (
         "exchanges, MPICH, 16 ranks": collective(HERE, 16, *WORDS, *MANY),
         "hook, Open MPI, 3 ranks": collective(SECOND, 3, *HOOKS, *APART, "--as-started"),
         "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, *WORDS, *MANY),
-        "all other tests, and the bench under MPICH": alone(*(f"--ignore={path}" for path in (*TRAINING, *AROUND))),
+        "all other tests, and the bench under MPICH": alone(
+            *(f"--ignore={path}" for path in (*TRAINING, *SCRIPTS, *AROUND))
+        ),
     },
 )
 
