@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import TensorWeakRef
 
 from . import misuse
 from .bucket import local_of, owners_of
@@ -63,6 +64,7 @@ class _Part:
 class _Bucket(NamedTuple):
     """What is kept of a bucket, so that DDP need not be asked for its parameters in every step."""
 
+    buffer: TensorWeakRef  # when DDP makes its buckets anew, another one may come to lie where this was
     part: _Part
     first: Reference
     last: Reference
@@ -151,7 +153,7 @@ class Guard:
         owners = getattr(bucket, "owners", None)
         key = (bucket.index(), id(owners[0]) if owners else buffer.data_ptr(), buffer.numel())
         known = self._buckets.get(key)
-        if known is not None and known.first() is not None:
+        if known is not None and known.buffer() is not None and known.first() is not None:
             return known
         parameters = owners_of(bucket)
         part = next((found[1] for p in parameters if (found := self._found(p))), part)
@@ -159,7 +161,9 @@ class Guard:
             if self._found(parameter) is None:
                 self._watched.discard(id(parameter))  # another's, that had this id
             self._parts[id(parameter)] = (weakref.ref(parameter), part)
-        self._buckets[key] = _Bucket(part, weakref.ref(parameters[0]), weakref.ref(parameters[-1]))
+        self._buckets[key] = _Bucket(
+            TensorWeakRef(buffer), part, weakref.ref(parameters[0]), weakref.ref(parameters[-1])
+        )
         self._holdings.clear()
         return self._buckets[key]
 
