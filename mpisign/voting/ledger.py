@@ -70,9 +70,11 @@ class Watch:
     """Which ranks agree with the vote far less than the others: a traitor, a broken device, a wrong learning rate.
 
     A rank stands apart if over the last WINDOW steps its share of agreement lies below the median of the others by more
-    than half of what that median is above `chance`, by more than LEAST, and by more than CERTAIN standard errors of the
-    mean. A momentum makes each step like the one before, so the error is that of an autoregressive series. Two ranks
-    say nothing of each other, and where the ranks hardly agree, or have few coordinates, nobody stands apart.
+    than half of what that median is above `chance`, by more than LEAST, and by more than CERTAIN standard errors, both
+    of the mean over the steps and of a share of that many coordinates. A momentum makes each step like the one before,
+    so the first error is that of an autoregressive series; and it may keep the same coordinates apart all along, so no
+    number of steps makes the second smaller. Two ranks say nothing of each other, and where the ranks hardly agree, or
+    have few coordinates, nobody stands apart.
     """
 
     WINDOW, FEWEST, EVERY = 100, 30, 10  # steps: that are kept, before the first look, and from look to look
@@ -84,8 +86,8 @@ class Watch:
         self._others = np.zeros((self.WINDOW, P))  # the median of the others, step by step in a ring
         self._gaps = np.zeros((self.WINDOW, P))  # and what a rank is below it
 
-    def see(self, shares: Sequence[float | None]) -> None:
-        """Take in a step; one in which a rank's share is not known is left out."""
+    def see(self, shares: Sequence[float | None], coordinates: int) -> None:
+        """Take in the shares, of so many coordinates, of a step; one in which a rank's is not known is left out."""
         if self.P < 3 or any(share is None for share in shares):
             return
         known, row = np.array(shares, np.float64), self.steps % self.WINDOW
@@ -93,9 +95,9 @@ class Watch:
         self._gaps[row] = self._others[row] - known
         self.steps += 1
         if self.steps >= self.FEWEST and self.steps % self.EVERY == 0:
-            self.apart = self._look()
+            self.apart = self._look(coordinates)
 
-    def _look(self) -> list[int]:
+    def _look(self, coordinates: int) -> list[int]:
         steps = min(self.steps, self.WINDOW)
         gaps = np.roll(self._gaps[:steps], -(self.steps % steps), axis=0)
         gap = gaps.mean(axis=0)
@@ -105,6 +107,7 @@ class Watch:
         alike = np.clip(alike + (1 + 3 * alike) / steps, 0, self.ALIKE)  # so few steps make it too small by that
         error = np.sqrt(squares / steps**2 * (1 + alike) / (1 - alike))
         above = self._others[:steps].mean(axis=0) - self._chance
+        error = np.maximum(error, math.sqrt(0.25 / coordinates))
         far = np.maximum(np.maximum(above / 2, self.LEAST), self.CERTAIN * error)
         return [int(rank) for rank in np.flatnonzero(gap > far)]
 
@@ -130,6 +133,7 @@ class Ledger:
     def __post_init__(self) -> None:
         self.spans, self.watch, self._step = Spans(into=self.into), Watch(self.P), _Counts()
         self._agreements: list[float | None] = [None] * self.P
+        self._coordinates = 0  # of the last step
         self._last: Callable[[], Statistics | None] = lambda: None
 
     def last(self) -> Statistics | None:
@@ -139,7 +143,7 @@ class Ledger:
     def hear(self, agreed: NDArray[np.int64]) -> None:
         """Take in what all ranks tell of their agreement in the step before."""
         self._agreements = [heard(number) for number in agreed]
-        self.watch.see(self._agreements)
+        self.watch.see(self._agreements, self._coordinates)
         for rank in self.watch.apart:
             shares = ", ".join("?" if share is None else f"{share:.3f}" for share in self._agreements)
             self._tell(
@@ -179,7 +183,7 @@ class Ledger:
     def end_step(self, number: int, exposed: float) -> None:
         """Close the accounts of a step. What a device still counts is looked up when it is asked for."""
         step, spans, agreements, apart = self._step, self.spans, self._agreements, self.watch.apart
-        self._step, self.spans = _Counts(), Spans(into=self.into)
+        self._coordinates, self._step, self.spans = step.all_coordinates, _Counts(), Spans(into=self.into)
 
         @functools.cache
         def last() -> Statistics:

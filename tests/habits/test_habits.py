@@ -33,9 +33,7 @@ def test_it_learns_as_its_plain_twin(tried, habit):
     for rank in voted:
         assert rank["loss"] <= 2 * plain[0]["loss"] + 0.02
     assert len({rank["digest"] for rank in voted if rank["digest"]}) == 1, "the replicas differ"
-    texts = [text for rank in voted for text in rank["warned"] if "mpisign" in text]
-    # Who stands apart is not this table's: in 30 steps of so small a problem an honest rank may be named.
-    warned = " ".join(text for text in texts if "agrees with the votes far less" not in text)
+    warned = " ".join(text for rank in voted for text in rank["warned"] if "mpisign" in text)
     assert habit.says.search(warned) if habit.says else not warned
 
 

@@ -8,7 +8,7 @@ import pytest
 from mpisign.coding import coding
 from mpisign.voting.ledger import Ledger, Watch, _median_of_others, chance, heard, told
 
-STEPS = 100
+STEPS, COORDINATES = 100, 1_000_000
 
 
 def shares(P, *, honest=0.1, odd=(), other=-0.05, noise=0.002, seed=0):
@@ -20,7 +20,7 @@ def shares(P, *, honest=0.1, odd=(), other=-0.05, noise=0.002, seed=0):
 def named(P, **made):
     watch = Watch(P)
     for row in shares(P, **made):
-        watch.see(row.tolist())
+        watch.see(row.tolist(), COORDINATES)
     return watch.apart
 
 
@@ -64,18 +64,26 @@ def test_of_two_ranks_nobody_can_say_which_is_odd():
 def test_a_step_of_which_a_share_is_not_known_is_left_out():
     watch = Watch(3)
     for row in shares(3, odd=[0]):
-        watch.see([None, *row.tolist()[1:]])
+        watch.see([None, *row.tolist()[1:]], COORDINATES)
     assert watch.steps == 0
+
+
+def test_of_few_coordinates_nobody_is_named():
+    """A momentum may keep the same few apart in every step."""
+    watch = Watch(3)
+    for row in shares(3, odd=[0]):
+        watch.see(row.tolist(), 161)
+    assert watch.apart == []
 
 
 def test_a_rank_that_is_healed_is_named_no_longer():
     watch = Watch(4)
     for row in shares(4, odd=[2]):
-        watch.see(row.tolist())
+        watch.see(row.tolist(), COORDINATES)
     assert watch.apart == [2]
     for _ in range(10):
         for row in shares(4):
-            watch.see(row.tolist())
+            watch.see(row.tolist(), COORDINATES)
     assert watch.apart == []
 
 
