@@ -11,7 +11,7 @@ import functools
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.weak import TensorWeakRef
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import misuse
 from .bucket import local_of, owners_of
@@ -64,7 +64,6 @@ class _Part:
 class _Bucket(NamedTuple):
     """What is kept of a bucket, so that DDP need not be asked for its parameters in every step."""
 
-    buffer: TensorWeakRef  # when DDP makes its buckets anew, another one may come to lie where this was
     part: _Part
     first: Reference
     last: Reference
@@ -95,7 +94,7 @@ class Guard:
         self._turn = 0  # backwards that were voted on
         self._now = _Part()
         self._parts: dict[int, tuple[Reference, _Part]] = {}  # by the id of a parameter
-        self._buckets: dict[tuple[int, ...], _Bucket] = {}
+        self._buckets: MutableMapping[Tensor, _Bucket] = WeakTensorKeyDictionary()
         self._holdings: weakref.WeakKeyDictionary[Optimizer, _Holding] = weakref.WeakKeyDictionary()
         # Ids of parameters: those before whose accumulation we look, those whose .grad may still hold votes, and those
         # to whose votes a gradient has been added.
@@ -148,12 +147,11 @@ class Guard:
 
     def _known(self, bucket: Bucket, part: _Part) -> _Bucket:
         """Return what is known of a bucket; a new one's parameters are of this part, if of none yet."""
-        buffer = bucket.buffer()
-        # DDP makes its buckets anew after the first backward; of shards the buffer is another in each.
+        # DDP has a buffer a bucket until it divides them anew; of shards the buffer is another in each backward.
         owners = getattr(bucket, "owners", None)
-        key = (bucket.index(), id(owners[0]) if owners else buffer.data_ptr(), buffer.numel())
-        known = self._buckets.get(key)
-        if known is not None and known.buffer() is not None and known.first() is not None:
+        kept = owners[0] if owners else bucket.buffer()
+        known = self._buckets.get(kept)
+        if known is not None:
             return known
         parameters = owners_of(bucket)
         part = next((found[1] for p in parameters if (found := self._found(p))), part)
@@ -161,11 +159,9 @@ class Guard:
             if self._found(parameter) is None:
                 self._watched.discard(id(parameter))  # another's, that had this id
             self._parts[id(parameter)] = (weakref.ref(parameter), part)
-        self._buckets[key] = _Bucket(
-            TensorWeakRef(buffer), part, weakref.ref(parameters[0]), weakref.ref(parameters[-1])
-        )
+        self._buckets[kept] = known = _Bucket(part, weakref.ref(parameters[0]), weakref.ref(parameters[-1]))
         self._holdings.clear()
-        return self._buckets[key]
+        return known
 
     def _found(self, parameter: Tensor) -> tuple[Reference, _Part] | None:
         found = self._parts.get(id(parameter))

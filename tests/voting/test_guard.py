@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mpisign
 from mpisign.voting import misuse
+from mpisign.voting.bucket import HeldBucket
 from mpisign.voting.guard import Guard
 
 
@@ -540,6 +541,31 @@ def test_a_gan_that_is_taken_back(late):
         train(1)
     assert gan.sd.rolled_back == 3
     assert gan.sg.rolled_back == 0
+
+
+def test_what_is_known_of_a_bucket_is_not_taken_for_another_at_its_address():
+    """DDP makes its buckets anew, and where one model's lay another's may come to lie."""
+    memory, state, models = torch.zeros(12), State(), [nn.Linear(3, 3), nn.Linear(3, 3)]
+    for model in models:
+        bucket = HeldBucket(0, memory.view(12), list(model.parameters()), True)
+        state.guard.begin(bucket)
+        state.guard.voted(bucket)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with pytest.raises(ValueError, match="AdamW"):
+            torch.optim.AdamW(model.parameters()).step()
+
+
+def test_a_bucket_of_ddps_is_known_from_step_to_step():
+    model, state = wrapped()
+    optimizer = descend(model)
+    known = []
+    for _ in range(5):
+        loss_of(model).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        known.append(set(map(id, state.guard._buckets.values())))
+    assert known[1] == known[2] == known[3] == known[4] != set()
 
 
 def test_a_rank_without_gradients_needs_no_step():
