@@ -7,7 +7,7 @@ from torch.distributed.algorithms.join import Join
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.functional import mse_loss
 from torch.utils.checkpoint import checkpoint
-from way import INPUTS, RATE, STEPS, Table, Way, batch, learn, network, steps, taught, unseen_loss
+from way import INPUTS, RATE, STEPS, Table, Way, batch, learn, loss_of, network, steps, taught, unseen_loss
 
 import mpisign
 
@@ -28,7 +28,7 @@ class Heads(nn.Module):
         self.body = nn.Sequential(nn.Linear(INPUTS, 16), nn.Tanh())
         self.heads = nn.ModuleList([nn.Linear(16, 1) for _ in range(heads)])
 
-    def forward(self, inputs: torch.Tensor, head: int) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, head: int = 0) -> torch.Tensor:
         return self.heads[head](self.body(inputs))
 
 
@@ -52,16 +52,10 @@ def heads_of_their_own(way: Way) -> float:
 def a_part_that_nobody_uses(way: Way) -> float:
     model = Heads(2)
     before = model.heads[1].weight.detach().clone()
-    replica = way.parallel(model, find_unused_parameters=True)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs, 0), targets).backward()
-        optimizer.step()
+    reached = learn(way, way.parallel(model, find_unused_parameters=True))
     if way.voting:
         assert torch.equal(before, model.heads[1].weight), "the unused head has moved"
-    return unseen_loss(lambda inputs: model(inputs, 0))
+    return reached
 
 
 @FEATURES.works("`static_graph=True`")
@@ -71,45 +65,27 @@ def static_graph(way: Way) -> float:
 
 @FEATURES.works("`static_graph=True`, a part that no rank uses")
 def static_graph_unused(way: Way) -> float:
-    model = Heads(2)
-    replica = way.parallel(model, static_graph=True)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs, 0), targets).backward()
-        optimizer.step()
-    return unseen_loss(lambda inputs: model(inputs, 0))
+    return learn(way, way.parallel(Heads(2), static_graph=True))
 
 
 @FEATURES.works("`with ddp.join():` and batches of uneven number", "ranks that are done abstain")
 def join(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
+    replica = way.parallel(network())
     with replica.join():
-        for step in steps(optimizer, count=STEPS - 8 * way.rank):
-            inputs, targets = batch(way.rank, step)
-            optimizer.zero_grad()
-            mse_loss(replica(inputs), targets).backward()
-            optimizer.step()
-    return unseen_loss(model)
+        return learn(way, replica, count=STEPS - 8 * way.rank)
 
 
 @FEATURES.works("accumulation under `no_sync()`")
 def no_sync(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
+    replica = way.parallel(network())
+    optimizer = way.optimizer(replica.parameters())
     for step in steps(optimizer):
         optimizer.zero_grad()
         with replica.no_sync():
-            inputs, targets = batch(way.rank, 2 * step)
-            mse_loss(replica(inputs), targets).backward()
-        inputs, targets = batch(way.rank, 2 * step + 1)
-        mse_loss(replica(inputs), targets).backward()
+            loss_of(way, replica, 2 * step).backward()
+        loss_of(way, replica, 2 * step + 1).backward()
         optimizer.step()
-    return unseen_loss(model)
+    return unseen_loss(replica.module)
 
 
 class Checkpointed(nn.Module):
@@ -130,15 +106,13 @@ def checkpointing(way: Way) -> float:
 
 @FEATURES.works("reentrant activation checkpointing with `static_graph=True`")
 def reentrant_checkpointing(way: Way) -> float:
-    model = Checkpointed(reentrant=True)
-    replica = way.parallel(model, static_graph=True)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
+    replica = way.parallel(Checkpointed(reentrant=True), static_graph=True)
+
+    def loss(step: int) -> torch.Tensor:
         inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs.requires_grad_()), targets).backward()
-        optimizer.step()
-    return unseen_loss(model)
+        return mse_loss(replica(inputs.requires_grad_()), targets)
+
+    return learn(way, replica, loss=loss)
 
 
 @FEATURES.works("`torch.compile` of the model, DDP around it")
@@ -149,15 +123,9 @@ def compiled_inside(way: Way) -> float:
 
 @FEATURES.works("`torch.compile` of the DDP model")
 def compiled_outside(way: Way) -> float:
-    model = network()
-    compiled = torch.compile(way.parallel(model), backend="aot_eager")
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(compiled(inputs), targets).backward()
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+    compiled = torch.compile(replica, backend="aot_eager")
+    return learn(way, replica, loss=lambda step: loss_of(way, compiled, step))
 
 
 @FEATURES.works("`ZeroRedundancyOptimizer` over SGD")
@@ -169,17 +137,11 @@ def zero_redundancy(way: Way) -> float:
 
 @FEATURES.works("`ZeroRedundancyOptimizer` and `Join([ddp, optimizer])`")
 def zero_redundancy_join(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
+    replica = way.parallel(network())
     made = {"optimizer_class": torch.optim.SGD if way.voting else torch.optim.AdamW, "lr": RATE}
     optimizer = ZeroRedundancyOptimizer(replica.parameters(), **made)
     with Join([replica, optimizer]):
-        for step in steps(optimizer, count=STEPS - 8 * way.rank):
-            inputs, targets = batch(way.rank, step)
-            optimizer.zero_grad()
-            mse_loss(replica(inputs), targets).backward()
-            optimizer.step()
-    return unseen_loss(model)
+        return learn(way, replica, optimizer, count=STEPS - 8 * way.rank)
 
 
 @FEATURES.refused("`delay_all_reduce_named_params`", "DDP averages these without the hook", says="delay")
@@ -310,17 +272,15 @@ def collective_in_backward(way: Way) -> float:
 
 @FEATURES.works("native mixed precision of autocast, bfloat16, without a scaler")
 def autocast(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
+    replica = way.parallel(network())
+
+    def loss(step: int) -> torch.Tensor:
         inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             predicted = replica(inputs)
-        mse_loss(predicted.float(), targets).backward()
-        optimizer.step()
-    return unseen_loss(model)
+        return mse_loss(predicted.float(), targets)
+
+    return learn(way, replica, loss=loss)
 
 
 @FEATURES.works("double backward: a gradient penalty by `torch.autograd.grad(create_graph=True)`")

@@ -11,7 +11,7 @@ from features import convolutions, pictures
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from way import RATE, STEPS, Table, Way, batch, learn, network, steps, unseen_loss
+from way import RATE, STEPS, Table, Way, batch, learn, network, unseen_loss
 
 import mpisign
 
@@ -139,16 +139,9 @@ def deep_copy(way: Way) -> float:
 
 @KEEPING.works("an average of the weights: `AveragedModel(ddp)`, EMA")
 def averaged(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
+    replica = way.parallel(network())
     average = AveragedModel(replica, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
-        average.update_parameters(replica)
+    learn(way, replica, behind_step=lambda: average.update_parameters(replica))
     return unseen_loss(average.module.module)
 
 

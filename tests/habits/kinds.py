@@ -38,14 +38,7 @@ def mixed_types(way: Way) -> float:
             return self.rest(self.first(inputs.to(torch.bfloat16)).to(torch.float32))
 
     torch.manual_seed(3)
-    replica = way.parallel(Mixed())
-    optimizer = way.optimizer(replica.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
-    return unseen_loss(replica.module)
+    return learn(way, way.parallel(Mixed()), dtype=torch.float32)
 
 
 @KINDS.works("`torch.set_default_dtype(torch.float64)`")
@@ -73,18 +66,7 @@ def complex_parameters(way: Way) -> float:
         def forward(self, inputs):
             return (inputs.to(torch.complex64) @ self.weight).real
 
-    return learn_any(way, Rotation())
-
-
-def learn_any(way: Way, model: nn.Module, rate: float = RATE, **ddp) -> float:
-    replica = way.parallel(model, **ddp)
-    optimizer = way.optimizer(model.parameters(), rate)
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
-    return unseen_loss(model)
+    return learn(way, way.parallel(Rotation()), dtype=torch.float32)
 
 
 TOKENS, USED = 40, 20
@@ -199,7 +181,7 @@ def tied(way: Way) -> float:
         def forward(self, inputs):
             return self.last(torch.tanh(self.second(torch.tanh(self.first(inputs)))))
 
-    return learn_any(way, Tied())
+    return learn(way, way.parallel(Tied()))
 
 
 @KINDS.works("weight and spectral normalisation (`torch.nn.utils.parametrizations`)")
@@ -207,7 +189,7 @@ def parametrized(way: Way) -> float:
     model = network()
     nn.utils.parametrizations.weight_norm(model[0])
     nn.utils.parametrizations.spectral_norm(model[2])
-    return learn_any(way, nn.Sequential(model, Scale()))
+    return learn(way, way.parallel(nn.Sequential(model, Scale())))
 
 
 class Scale(nn.Module):
@@ -225,20 +207,14 @@ class Scale(nn.Module):
 def empty_parameters(way: Way) -> float:
     model = nn.Sequential(network(), Scale())
     model[1].nothing = nn.Parameter(torch.zeros(0, 3))
-    return learn_any(way, model, find_unused_parameters=True)
+    return learn(way, way.parallel(model, find_unused_parameters=True))
 
 
 @KINDS.works("dropout, with random numbers of each rank's own")
 def dropout(way: Way) -> float:
     model = network()
     model.insert(2, nn.Dropout(0.05))
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
+    learn(way, way.parallel(model))
     model.eval()
     return unseen_loss(model)
 
@@ -254,7 +230,8 @@ def lstm(way: Way) -> float:
         def forward(self, inputs):
             return self.out(self.lstm(inputs.view(len(inputs), 4, 2))[0][:, -1])
 
-    return learn_any(way, Reader(), 0.08)
+    replica = way.parallel(Reader())
+    return learn(way, replica, way.optimizer(replica.parameters(), 0.08))
 
 
 @KINDS.works("outputs in a dictionary or a dataclass")
@@ -291,4 +268,5 @@ def attention(way: Way) -> float:
             hidden = self.inner(inputs.view(len(inputs), 4, 2))
             return self.outer((hidden + self.attention(hidden, hidden, hidden)[0]).flatten(1))
 
-    return learn_any(way, Block(), 0.01)
+    replica = way.parallel(Block())
+    return learn(way, replica, way.optimizer(replica.parameters(), 0.01))

@@ -1,101 +1,83 @@
 """Training loops as they are written: scalers, clipping, accumulation, optimizers, batches that go wrong."""
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import mse_loss
-from way import INPUTS, RATE, STEPS, Table, Way, batch, learn, network, steps, unseen_loss
+from way import INPUTS, RATE, STEPS, Table, Way, batch, learn, loss_of, network, steps, unseen_loss
 
 import mpisign
 
 LOOPS = Table()
 
 
-def half(way: Way, replica: nn.Module, step: int) -> torch.Tensor:
-    inputs, targets = batch(way.rank, step)
-    return mse_loss(replica(inputs), targets)
+def with_scaler(
+    way: Way, *, enabled: bool = True, adamw: bool = False, before_step: Callable[[Any, Any], Any] | None = None
+) -> float:
+    """Learn with a GradScaler."""
+    model = network()
+    replica, scaler = way.parallel(model), torch.amp.GradScaler("cpu", enabled=enabled)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE) if adamw else way.optimizer(model.parameters())
+    for step in steps(optimizer):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(way, replica, step)).backward()
+        if before_step:
+            before_step(scaler, optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return unseen_loss(model)
+
+
+def clip(_scaler: Any, optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
 
 
 @LOOPS.refused("`GradScaler`", "it divides the votes by its scale, and cannot see an overflow: leave it out, and train "
                "in bfloat16", says="scaler|unscale")  # fmt: skip
 def grad_scaler(way: Way) -> float:
-    model = network()
-    replica, scaler = way.parallel(model), torch.amp.GradScaler("cpu")
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        scaler.scale(half(way, replica, step)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-    return unseen_loss(model)
+    return with_scaler(way)
 
 
 @LOOPS.refused("`scaler.unscale_` and `clip_grad_norm_`", "as above", says="scaler|unscale")
 def grad_scaler_and_clipping(way: Way) -> float:
-    model = network()
-    replica, scaler = way.parallel(model), torch.amp.GradScaler("cpu")
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        scaler.scale(half(way, replica, step)).backward()
+    def unscale_and_clip(scaler: Any, optimizer: torch.optim.Optimizer) -> None:
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-    return unseen_loss(model)
+        clip(scaler, optimizer)
+
+    return with_scaler(way, before_step=unscale_and_clip)
 
 
 @LOOPS.works("`GradScaler(enabled=False)`")
 def disabled_scaler(way: Way) -> float:
-    model = network()
-    replica, scaler = way.parallel(model), torch.amp.GradScaler("cpu", enabled=False)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        scaler.scale(half(way, replica, step)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-    return unseen_loss(model)
+    return with_scaler(way, enabled=False)
 
 
 @LOOPS.refused("`clip_grad_norm_` after backward", "the norm of n signs is always sqrt(n): leave it out", says="clip")
 def clipped_norm(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        half(way, replica, step).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+    return learn(way, replica, behind_backward=lambda: nn.utils.clip_grad_norm_(replica.parameters(), 1.0))
 
 
 @LOOPS.works("`clip_grad_norm_(parameters, inf)`, to log the norm", "the norm is that of the signs")
 def logged_norm(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        half(way, replica, step).backward()
-        sum(parameter.grad.norm() ** 2 for parameter in model.parameters()).sqrt().item()
-        nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+
+    def log() -> None:
+        sum(parameter.grad.norm() ** 2 for parameter in replica.parameters()).sqrt().item()
+        nn.utils.clip_grad_norm_(replica.parameters(), float("inf"))
+
+    return learn(way, replica, behind_backward=log)
 
 
 @LOOPS.works("`clip_grad_value_(1.0)` after backward", "signs are within it: it does nothing")
 def clipped_value(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        half(way, replica, step).backward()
-        nn.utils.clip_grad_value_(model.parameters(), 1.0)
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+    return learn(way, replica, behind_backward=lambda: nn.utils.clip_grad_value_(replica.parameters(), 1.0))
 
 
 @LOOPS.works("gradients clipped before the vote, by `parameter.register_hook`")
@@ -116,7 +98,7 @@ def accumulation(way: Way) -> float:
     for step in steps(optimizer):
         optimizer.zero_grad()
         for part in range(4):
-            (half(way, replica, 4 * step + part) / 4).backward()
+            (loss_of(way, replica, 4 * step + part) / 4).backward()
         optimizer.step()
     return unseen_loss(model)
 
@@ -129,10 +111,10 @@ def no_sync_too_late(way: Way) -> float:
     optimizer = way.optimizer(model.parameters())
     for step in steps(optimizer):
         optimizer.zero_grad()
-        loss = half(way, replica, 2 * step)
+        loss = loss_of(way, replica, 2 * step)
         with replica.no_sync():
             loss.backward()
-        half(way, replica, 2 * step + 1).backward()
+        loss_of(way, replica, 2 * step + 1).backward()
         optimizer.step()
     return unseen_loss(model)
 
@@ -145,8 +127,8 @@ def two_backwards(way: Way) -> float:
     optimizer = way.optimizer(model.parameters())
     for step in steps(optimizer):
         optimizer.zero_grad()
-        half(way, replica, 2 * step).backward()
-        half(way, replica, 2 * step + 1).backward()
+        loss_of(way, replica, 2 * step).backward()
+        loss_of(way, replica, 2 * step + 1).backward()
         optimizer.step()
     return unseen_loss(model)
 
@@ -159,21 +141,15 @@ def no_zero_grad(way: Way) -> float:
     replica = way.parallel(model)
     optimizer = way.optimizer(model.parameters())
     for step in steps(optimizer):
-        half(way, replica, step).backward()
+        loss_of(way, replica, step).backward()
         optimizer.step()
     return unseen_loss(model)
 
 
 @LOOPS.works("two forwards, one backward (siamese)")
 def two_forwards(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        (half(way, replica, 2 * step) + half(way, replica, 2 * step + 1)).backward()
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+    return learn(way, replica, loss=lambda step: loss_of(way, replica, 2 * step) + loss_of(way, replica, 2 * step + 1))
 
 
 @LOOPS.works("`zero_grad(set_to_none=False)`, before backward or behind the step")
@@ -182,7 +158,7 @@ def zeroed_in_place(way: Way) -> float:
     replica = way.parallel(model, gradient_as_bucket_view=True)
     optimizer = way.optimizer(model.parameters())
     for step in steps(optimizer):
-        half(way, replica, step).backward()
+        loss_of(way, replica, step).backward()
         optimizer.step()
         (optimizer if step % 2 else model).zero_grad(set_to_none=False)
     return unseen_loss(model)
@@ -192,64 +168,45 @@ def zeroed_in_place(way: Way) -> float:
              "warned of once", warns="finite")  # fmt: skip
 def nan_batch(way: Way) -> float:
     model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
+    reached = with_a_nan(way, model)
+    for momentum in way.state.state_dict(model.parameters())["momentum"] if way.voting else ():
+        assert momentum.isfinite().all(), "a momentum is not finite"
+    return reached
+
+
+def with_a_nan(way: Way, model: nn.Module, **vote: str) -> float:
+    """Learn, with a NaN in one batch of rank 1."""
+    replica = way.parallel(model, vote=vote)
+
+    def loss(step: int) -> torch.Tensor:
         inputs, targets = batch(way.rank, step)
         if way.voting and way.rank == 1 and step == STEPS // 4:
             inputs[3, 2] = torch.nan
-        optimizer.zero_grad()
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
-    assert_finite(way, model)
-    return unseen_loss(model)
+        return mse_loss(replica(inputs), targets)
 
-
-def assert_finite(way: Way, model: nn.Module) -> None:
-    for momentum in way.state.state_dict(model.parameters())["momentum"] if way.voting else ():
-        assert momentum.isfinite().all(), "a momentum is not finite"
+    return learn(way, replica, loss=loss)
 
 
 @LOOPS.refused('a NaN batch and `nonfinite="raise"`', "it stops, on all ranks", says="finite")
 def nan_batch_raises(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model, vote={"nonfinite": "raise"})
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        if way.voting and way.rank == 1 and step == STEPS // 4:
-            inputs[3, 2] = torch.nan
-        optimizer.zero_grad()
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
-    return unseen_loss(model)
+    return with_a_nan(way, network(), nonfinite="raise")
 
 
 @LOOPS.works("an empty batch on one rank", "its loss is NaN, its gradient 0: this rank abstains in that step")
 def empty_batch(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        inputs, targets = batch(way.rank, step)
-        optimizer.zero_grad()
-        if way.voting and way.rank == 1 and step % 10 == 5:
-            inputs, targets = inputs[:0], targets[:0]
-        mse_loss(replica(inputs), targets).backward()
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+
+    def loss(step: int) -> torch.Tensor:
+        inputs, targets = batch(way.rank, step, 0 if way.voting and way.rank == 1 and step % 10 == 5 else 16)
+        return mse_loss(replica(inputs), targets)
+
+    return learn(way, replica, loss=loss)
 
 
 @LOOPS.works("a loss multiplied by 0 on a rank that has nothing to learn", "this rank abstains in that step")
 def loss_times_zero(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        (half(way, replica, step) * (step % way.size == way.rank)).backward()
-        optimizer.step()
-    return unseen_loss(model)
+    replica = way.parallel(network())
+    return learn(way, replica, loss=lambda step: loss_of(way, replica, step) * (step % way.size == way.rank))
 
 
 def adversarial(way: Way, replica: nn.Module, model: nn.Module, discard) -> float:
@@ -264,7 +221,7 @@ def adversarial(way: Way, replica: nn.Module, model: nn.Module, discard) -> floa
         discard(lambda: mse_loss(replica(generator(inputs)), -5 * targets).backward())  # noqa: B023
         other.step()
         optimizer.zero_grad()
-        half(way, replica, step).backward()
+        loss_of(way, replica, step).backward()
         optimizer.step()
     return unseen_loss(model)
 
@@ -345,7 +302,7 @@ def lbfgs(way: Way) -> float:
 
     def closure(step: int) -> torch.Tensor:
         optimizer.zero_grad()
-        loss = half(way, replica, step)
+        loss = loss_of(way, replica, step)
         loss.backward()
         return loss
 
@@ -362,10 +319,10 @@ def closures(way: Way) -> float:
     for step in steps(optimizer):
         optimizer.zero_grad()
         with replica.no_sync():
-            half(way, replica, 2 * step).backward()
+            loss_of(way, replica, 2 * step).backward()
 
         def closure(step: int = step) -> torch.Tensor:
-            loss = half(way, replica, 2 * step + 1)
+            loss = loss_of(way, replica, 2 * step + 1)
             loss.backward()
             return loss
 
@@ -391,16 +348,7 @@ def right_settings(way: Way) -> float:
     "PyTorch's minGPT-ddp: scaler, clipping and AdamW in one step", "as above", says="scaler|unscale|clip|SGD"
 )
 def mingpt(way: Way) -> float:
-    model = network()
-    replica, scaler = way.parallel(model), torch.amp.GradScaler("cpu")
-    optimizer = torch.optim.AdamW(model.parameters(), RATE)
-    for step in steps(optimizer):
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(half(way, replica, step)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-    return unseen_loss(model)
+    return with_scaler(way, adamw=True, before_step=clip)
 
 
 @LOOPS.works("parameter groups with rates of their own, weight decay, `foreach=True`, a schedule")
@@ -415,7 +363,7 @@ def parameter_groups(way: Way) -> float:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, STEPS)
     for step in range(STEPS):
         made.zero_grad()
-        half(way, replica, step).backward()
+        loss_of(way, replica, step).backward()
         made.step()
         schedule.step()
     return unseen_loss(model)
@@ -423,18 +371,15 @@ def parameter_groups(way: Way) -> float:
 
 @LOOPS.works("evaluation between steps, under `no_grad` and `inference_mode`, `ddp.eval()`")
 def evaluation_between(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters())
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        half(way, replica, step).backward()
-        optimizer.step()
+    replica, grades = way.parallel(network()), itertools.cycle((torch.inference_mode, torch.no_grad))
+
+    def evaluate() -> None:
         replica.eval()
-        with torch.no_grad() if step % 2 else torch.inference_mode():
-            half(way, replica, 500 + step)
+        with next(grades)():
+            loss_of(way, replica, 500)
         replica.train()
-    return unseen_loss(model)
+
+    return learn(way, replica, behind_step=evaluate)
 
 
 @LOOPS.works("`dist.all_reduce` of the loss between forward and backward, on DDP's own group")
@@ -444,7 +389,7 @@ def reduced_loss(way: Way) -> float:
     optimizer = way.optimizer(model.parameters())
     for step in steps(optimizer):
         optimizer.zero_grad()
-        loss = half(way, replica, step)
+        loss = loss_of(way, replica, step)
         shown = loss.detach().clone()
         work = dist.all_reduce(shown, async_op=True)
         loss.backward()
@@ -467,7 +412,7 @@ def registered_late(way: Way) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), RATE, foreach=False)
     for step in range(5):
         optimizer.zero_grad()
-        half(way, replica, step).backward()
+        loss_of(way, replica, step).backward()
         optimizer.step()
     if way.voting:
         way.register(replica)
@@ -476,16 +421,14 @@ def registered_late(way: Way) -> float:
 
 @LOOPS.refused("gradients scaled by hand behind backward", "a smaller rate does the same", says="scale")
 def scaled_by_hand(way: Way) -> float:
-    model = network()
-    replica = way.parallel(model)
-    optimizer = way.optimizer(model.parameters(), 2 * RATE if way.voting else RATE)
-    for step in steps(optimizer):
-        optimizer.zero_grad()
-        half(way, replica, step).backward()
-        for parameter in model.parameters():
+    replica = way.parallel(network())
+
+    def scale() -> None:
+        for parameter in replica.parameters():
             parameter.grad.mul_(0.5)
-        optimizer.step()
-    return unseen_loss(model)
+
+    made = way.optimizer(replica.parameters(), 2 * RATE if way.voting else RATE)
+    return learn(way, replica, made, behind_backward=scale)
 
 
 @LOOPS.works("two states and losses in turn, as actor and critic")
@@ -496,7 +439,7 @@ def in_turn(way: Way) -> float:
     for step in steps(*optimizers):
         for replica, optimizer in zip(replicas, optimizers, strict=True):
             optimizer.zero_grad()
-            half(way, replica, step).backward()
+            loss_of(way, replica, step).backward()
             optimizer.step()
     return (unseen_loss(models[0]) + unseen_loss(models[1])) / 2
 

@@ -156,13 +156,29 @@ def unseen_loss(model: nn.Module, dtype: torch.dtype = torch.float32) -> float:
         return float(mse_loss(model(inputs.to(dtype)).to(torch.float32), targets))
 
 
-def learn(way: Way, replica: nn.Module, optimizer: torch.optim.Optimizer | None = None, **counted: int) -> float:
-    """Train in the plain way; return the loss."""
+def loss_of(way: Way, replica: nn.Module, step: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return the loss on this rank's batch of a step."""
+    inputs, targets = batch(way.rank, step)
+    return mse_loss(replica(inputs.to(dtype)), targets.to(dtype))
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def learn(
+    way: Way, replica: nn.Module, optimizer: torch.optim.Optimizer | None = None, *,
+    loss: Callable[[int], torch.Tensor] | None = None, behind_backward: Callable[[], Any] = nothing,
+    behind_step: Callable[[], Any] = nothing, dtype: torch.dtype | None = None, **counted: int,
+) -> float:  # fmt: skip
+    """Train in the plain way, but for what is given: the loss of a step, what is done in between. Return the loss."""
     optimizer = optimizer or way.optimizer(replica.parameters())
-    dtype = next(replica.parameters()).dtype
+    dtype = dtype or next(replica.parameters()).dtype
+    loss = loss or (lambda step: loss_of(way, replica, step, dtype))
     for step in steps(optimizer, **counted):
-        inputs, targets = batch(way.rank, step)
         optimizer.zero_grad()
-        mse_loss(replica(inputs.to(dtype)), targets.to(dtype)).backward()
+        loss(step).backward()
+        behind_backward()
         optimizer.step()
+        behind_step()
     return unseen_loss(replica.module if isinstance(replica, DistributedDataParallel) else replica, dtype)
