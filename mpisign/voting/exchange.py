@@ -9,7 +9,7 @@ ballots, and who does not casts one for each side. Where some are absent, the re
 abstains by coordinate sends both, for nobody else knows where; then the result has a second row, which is 1 where
 nobody votes, for a count of as many ballots as ranks may be a tie of voters as well.
 
-What is sent is counted as it goes, and booked beforehand in `network.traffic`.
+What is sent is counted in a plan's first vote, and booked beforehand in `network.traffic`.
 """
 
 from __future__ import annotations
