@@ -1,6 +1,7 @@
 """Start commands as a user does: under the mpirun that lies beside this Python, or the one on the PATH."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -75,6 +76,13 @@ def running(command, cwd, **extra):
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
+
+
+def written(file, ended):
+    """Return the lines of JSON that ranks have written; without any, fail with what they have said."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    assert lines, ended.stderr[-4000:]
+    return lines
 
 
 def kill_a_rank(argument, launcher):

@@ -1,11 +1,10 @@
 """However ranks are started, the votes are the same bits; and ranks that are not DDP's are refused."""
 
-import json
 import subprocess
 import sys
 
 import pytest
-from launch import ROOT, environment, run, skip_if_quick, torchrun
+from launch import ROOT, environment, run, skip_if_quick, torchrun, written
 from table import STARTS
 from test_habits import RANKS
 
@@ -15,9 +14,7 @@ REFUSED = [habit for habit in STARTS if habit.verdict == "refused"]
 
 
 def read(file, ended):
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    assert lines, ended.stderr[-4000:]
-    return {line["name"]: line["voted"] for line in lines}
+    return {line["name"]: line["voted"] for line in written(file, ended)}
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """The vote between nodes of a model that FSDP2 has sharded inside them: 4 ranks as 2 nodes of 2; see sharded.py."""
 
-import json
 from pathlib import Path
 
 import pytest
-from launch import ROOT, run, torchrun
+from launch import ROOT, run, torchrun, written
 
 SCRIPT = Path(__file__).parent / "sharded.py"
 RANKS = 4
@@ -23,9 +22,7 @@ NAMES = (
 
 def read(file, ended):
     """Return what the ranks raised, by name."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    assert lines, ended.stderr[-4000:]
-    return {line["name"]: line["raised"] for line in lines}
+    return {line["name"]: line["raised"] for line in written(file, ended)}
 
 
 @pytest.fixture(scope="module")
