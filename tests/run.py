@@ -24,9 +24,8 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 TRAINING = ("tests/train",)
 SCRIPTS = ("tests/habits", "tests/docs", "tests/voting/test_fsdp.py")  # the vote in the scripts of users
 # What starts other programs than Python; a step of its own. These tests assert no times.
-AROUND = (
-    "tests/test_package.py", "tests/test_wheel.py", "tests/doctor", "tests/benchmarks", "tests/ranks", "tests/report",
-)  # fmt: skip
+BUILT = ("tests/test_package.py", "tests/test_wheel.py", "tests/benchmarks", "tests/ranks")
+SHOWN = ("tests/doctor", "tests/report")
 WORDS = ("tests/voting/test_exchange.py",)
 MANY = ("-k", "exact or traffic")  # of 16 ranks: the laws of the exchanges alone
 HOOKS = ("tests/voting/test_hook.py", "tests/voting/test_copies.py", "tests/bench/test_contest.py")
@@ -64,7 +63,8 @@ LANES = (
     CHECKS
     | DRAWN
     | {
-        "report, doctor, ranks, benchmarks, package": alone(*AROUND),
+        "report and doctor": alone(*SHOWN),
+        "ranks, benchmarks, package": alone(*BUILT),
         "training under MPICH": alone(*TRAINING),
         "scripts of users": alone(*SCRIPTS),
         "exchanges, Open MPI, 1 to 4 ranks": collective(SECOND, 4, *WORDS),
@@ -78,7 +78,7 @@ LANES = (
         "hook, Open MPI, 3 ranks": collective(SECOND, 3, *HOOKS, *APART, "--as-started"),
         "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, *WORDS, *MANY),
         "all other tests, and the bench under MPICH": alone(
-            *(f"--ignore={path}" for path in (*TRAINING, *SCRIPTS, *AROUND))
+            *(f"--ignore={path}" for path in (*TRAINING, *SCRIPTS, *SHOWN, *BUILT))
         ),
     },
 )
