@@ -23,7 +23,7 @@ SECOND = Path(f"{HERE.parent}-second") / "bin"  # Open MPI beside MPICH: see the
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 TRAINING = ("tests/train",)
 SCRIPTS = ("tests/habits", "tests/docs", "tests/voting/test_fsdp.py")  # the vote in the scripts of users
-# What starts other programs than Python; a step of its own. These tests assert no times.
+# What starts other programs than Python; steps of their own. These tests assert no times.
 BUILT = ("tests/test_package.py", "tests/test_wheel.py", "tests/benchmarks", "tests/ranks")
 SHOWN = ("tests/doctor", "tests/report")
 WORDS = ("tests/voting/test_exchange.py",)
