@@ -26,7 +26,10 @@ def on_all(way: Way, fault: str) -> None:
         raise ValueError(next(filter(None, faults)))
 
 
-@KEEPING.works("a checkpoint of each rank's `state_dict`", "goes on with the same bits")
+@KEEPING.works(
+    "a checkpoint of each rank's `state_dict`",
+    "goes on with the same bits, but for coins (exact zeros, ties): see below",
+)
 def resumed(way: Way) -> float:
     model = network()
     replica = way.parallel(model)

@@ -103,7 +103,10 @@ def unused_rows(way: Way) -> float:
     return loss
 
 
-@KINDS.works('an embedding with rows that are never used, `zeros="random"`', "they wander about where they are")
+@KINDS.works(
+    'an embedding with rows that are never used, `zeros="random"`',
+    'they wander; with an even number of ranks take `tie="random"` too, else they drift',
+)
 def unused_rows_random(way: Way) -> float:
     loss, moved = learn_tokens(way, nn.Embedding(TOKENS, 8), zeros="random")
     assert not way.voting or 0 < moved.mean().abs() < 0.1 * DRIFT, f"unused rows have moved by {moved.mean()}"
@@ -117,7 +120,10 @@ def unused_rows_positive(way: Way) -> float:
     return loss
 
 
-@KINDS.works('`padding_idx`, `zeros="abstain"`', "the row of the padding stays 0")
+@KINDS.works(
+    '`padding_idx`, `zeros="abstain"`',
+    'the row of the padding stays 0; with the default, `zeros="random"`, it does not',
+)
 def padding(way: Way) -> float:
     embedding = nn.Embedding(TOKENS, 8, padding_idx=0)
     loss, _ = learn_tokens(way, embedding, zeros="abstain")
