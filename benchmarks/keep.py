@@ -33,7 +33,8 @@ def keep_and_show(name, description, measure, show, draw=None):
         machine, *lines = map(json.loads, options.show.read_text().splitlines())
         show(lines, "pipe")
         about = f"\n{machine['cpu']}, {machine['cores']} cores; numba {machine['numba']}, torch {machine['torch']}"
-        print(f"{about}, mpisign commit {machine['commit']}")
+        dirty = " (with changes that are in no commit)" if (machine["commit"] or "").endswith("-dirty") else ""
+        print(f"{about}, mpisign commit {machine['commit']}{dirty}")
     else:
         # As they will be read again: a figure is the same to the byte, now and later.
         lines = json.loads(json.dumps(list(measure())))

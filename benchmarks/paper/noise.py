@@ -5,18 +5,19 @@
 
 Lemma 1 of arXiv 1810.05291: where a coordinate's noise is unimodal and symmetric about its mean, and S = |mean| / std,
 its sign is wrong with probability at most 2 / (9 S^2) if S > 2 / sqrt(3), else 1/2 - S / (2 sqrt(3)).
-A network is trained by Signum's vote of three workers on scikit-learn's 1797 scanned digits: the tiles of its two
-photographs are real as well, but 80 are too few to draw many different mini-batches from. At a few moments, DRAWS
-mini-batches at fixed weights, drawn without replacement from all pictures, give every coordinate's distribution; its
-mean is known, from all pictures. Coordinates that are 0 in every draw are dead and counted apart. Of the others:
+One small network is trained by Signum's vote of three workers on scikit-learn's 1797 scanned digits. At a few moments,
+DRAWS mini-batches at fixed weights, drawn without replacement from all pictures, give every coordinate's distribution;
+its mean is known, from all pictures. Coordinates that are 0 in every draw are dead and counted apart. Of the others:
 
 skewed: the third central moment is not 0, by its own robust standard error: no normal distribution is assumed.
 two modes: the histogram between the 1st and 99th percentile has a valley, deeper against its counting noise than those
-of uniform draws, the unimodal distribution with the most chance valleys.
-above the bound: the vote's sign (0 is +1) is the mean's opposite more often than Lemma 1 allows, by a binomial test.
+of uniform draws, which stand for all unimodal ones, as in Hartigan's dip test.
+above the bound: the sign that a worker votes by one mini-batch, where exactly 0 is +1, is the mean's opposite more
+often than Lemma 1 allows, by a binomial test.
 
-Each is tested at a false discovery rate of 5 % (Benjamini & Hochberg) among a moment's living coordinates. The same
-tests on as many normal draws say how often they err.
+Each is tested at a false discovery rate of 5 % (Benjamini & Hochberg, who take the tests for independent: coordinates
+of a network are not) among a moment's living coordinates. The same tests on as many normal draws say how often they
+err there; how often they do on unimodal, symmetric draws with heavier tails was not tried.
 """
 
 import itertools
@@ -169,7 +170,7 @@ def show(lines, style):
           "its 95 % interval; dead is a share of all coordinates, what is right of it of the living\n")  # fmt: skip
     print(tabulate([[*key, *row] for key, row in cells.items()], ["step", "batch", *columns], style))
     said = ", ".join(f"{name} {100 * normal[name]:.2g} %" for name in VERDICTS)
-    print(f"\nWhat the tests find in normal draws, their false alarms: {said}.")
+    print(f"\nWhat the tests find in {normal['coordinates']:,} coordinates of normal draws, false alarms: {said}.")
     for batch in sorted({batch for _, batch in cells}):
         shares = {name: [of[key].median for key in cells if key[1] == batch] for name, of in columns.items()}
         said = ", ".join(f"{name} {min(shares[name]):.2g} to {max(shares[name]):.2g}" for name in list(columns)[3:])

@@ -6,9 +6,9 @@
 The toy of arXiv 1810.05291: f(x) = |x|^2 / 2 in 1000 dimensions, N(0, 1) noise on each coordinate of each worker's
 gradient. Traitors send minus their gradient; in a case of its own, one sends minus SCALE times its gradient, more than
 all others together. The learning rate is constant: the best of a grid, by the median last objective of other seeds, for
-each method and that number of traitors ("tuned for them") or without any ("tuned for none"). Traitors that no rate can
-beat, 14 and the one who scales, meet the rates for 13 and for none. Start, N(0, 1), and noise of a seed are the same
-for all, so that methods are compared in pairs.
+each method and that number of traitors ("tuned for them") or without any ("tuned for none"). No rate was tuned for 14
+traitors, who outvote the others, nor for the one who scales: "tuned for them" takes the rates for 13 and for none.
+Start, N(0, 1), and noise of a seed are the same for all, so that methods are compared in pairs.
 """
 
 import itertools
@@ -111,6 +111,11 @@ def show(lines, style):
     print(f"f(x) after {STEPS} steps from {np.median(start):.0f}, {len(start)} seeds: median and its 95 % interval\n")
     headers = "traitors", "rate tuned for", *(f"rate of the {m}" for m in METHODS), *METHODS, "lower, in pairs"
     print(tabulate(table, headers, style, disable_numparse=[0]))
+    steps = np.array(lines[0]["rates"])
+    print(
+        f"\nNot tuned for them are {LOST} traitors, who have the rates for {LOST - 1}, and the one of {SCALE} times, "
+        f"who has those for none. The rates tried are a factor of {np.median(steps[1:] / steps[:-1]):.2g} apart."
+    )
     for tuned in TUNED:
         said = "; ".join(f"{method} at {listed(names)}" for (method, t), names in lower.items() if t == tuned)
         fails = "; ".join(f"{method} at {listed(names)}" for (method, t), names in lost.items() if t == tuned)

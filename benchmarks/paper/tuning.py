@@ -1,4 +1,4 @@
-"""Train many runs of many workers at once, in one process, each method at the rate that is best for it.
+"""Train many runs of many workers at once, in one process, each method at the best rate of its grid.
 
 A problem is a module, digits.py or tokens.py: `first_parameters(seeds)` (R, n), `sample(coins, P, B)` a run's
 mini-batches of one step, `gradients(x, sampled)` (R, P, n), and `evaluate(x)`, a dict of values (R,) each: "losses",
@@ -6,6 +6,7 @@ which rates are tuned by, and what is kept beside them. R runs, P workers, B sam
 parameters. A run's seed decides its draws and its first parameters.
 """
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -62,6 +63,8 @@ def short(values):
 
 
 def at_edge(lines):
-    """Say for how many lines the rate taken is the smallest or largest of its grid."""
+    """Say for how many lines the rate taken is the smallest or largest of its grid, and how coarse the grids are."""
     edge = sum(line["rate"] in (min(line["grid"]), max(line["grid"])) for line in lines)
-    return f"The rate taken is at an end of its grid in {edge} of {len(lines)} cases."
+    apart = [f"{b / a:.1f}" for line in lines for a, b in itertools.pairwise(line["grid"])]
+    return (f"The rate taken is at an end of its grid in {edge} of {len(lines)} cases; rates tried are a factor of "
+            f"{' or '.join(sorted(set(apart)))} apart.")  # fmt: skip

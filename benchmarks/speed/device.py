@@ -14,6 +14,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
+from benchmarks.speed.kernels import reached
 from mpisign.coding import coding
 from mpisign.coding.rules import Signum
 from mpisign.coding.sizes import words_for
@@ -75,7 +76,7 @@ def show(lines, style):
         ratio, low, high = median_interval(limits / samples)
         table.append([line["name"], 1e3 * np.median(samples), line["bytes"] / np.median(samples) / 1e9,
                       1e3 * np.median(limits), f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
-                      f"{WANTED}, " + ("reached" if ratio >= WANTED else "short"), line["wrong"]])  # fmt: skip
+                      f"{WANTED}, {reached(low, high, WANTED)}", line["wrong"]])  # fmt: skip
     print(f"{N:,} coordinates, {lines[0]['device']}, {lines[0]['coder']}, {len(samples)} rounds, medians\n")
     headers = "kernel", "ms", "GB/s", "copy ms", "copy / kernel [95 %]", "wanted", "wrong"
     print(tabulate(table, headers, style, floatfmt=".3f"))

@@ -4,8 +4,9 @@
     python -m benchmarks.speed.exchanges --show FILE
 
 On one gradient, in random order, the slowest rank's time: MPI's all-reduce; each vote with its coding (pack and
-unpack, no momentum); the coding alone, which no exchange can beat; `alltoall` without it; and the reduction's
-operation, native and in Python, on one rank's counters by Reduce_local.
+unpack, no momentum); the coding alone, which no such vote can beat; `alltoall` without it; and the reduction's
+operation, native and in Python, on one rank's counters by Reduce_local. Of all rounds the votes are compared with
+each other, and with nothing else; the sums of the all-reduce are not checked.
 """
 
 import hashlib
@@ -100,7 +101,8 @@ def show(lines, style):
         ratio = median_interval(samples[DENSE] / seconds)
         table.append([name, f"{median:.1f} [{low:.1f}, {high:.1f}]",
                       f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"])  # fmt: skip
-    print(f"{lines[0]['ranks']} ranks, {N:,} coordinates, {len(lines[0]['samples'])} rounds; all votes alike\n")
+    rounds = len(lines[0]["samples"])
+    print(f"{lines[0]['ranks']} ranks, {N:,} coordinates, {rounds} rounds of one start; all votes alike\n")
     print(tabulate(table, ["", "ms [95 %]", f"{DENSE} / this [95 %]"], style, colalign=("left", "right", "right")))
     python = median_interval(samples[PYTHON] / samples[NATIVE])
     print(f"\nIn Python the operation takes {python.median:.2f} [{python.low:.2f}, {python.high:.2f}] times as long.")

@@ -1,4 +1,4 @@
-"""What zeros.py, rules.py and tuning.py in benchmarks/paper measure with, and how they conclude."""
+"""What the experiments in benchmarks/paper measure with, and how they and the kernels' table conclude."""
 
 from functools import partial
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import mpisign
-from benchmarks.paper import rules, tokens, tuning, zeros
+from benchmarks.paper import convergence, rules, tokens, tuning, zeros
+from benchmarks.speed import kernels as speed
 from mpisign.coding.kernels import torch as kernels
 from mpisign.report.statistics import Median
 
@@ -103,3 +104,33 @@ def test_how_fussy_a_rate_is():
     assert rules.fussy(line) == [3, 2.5]
     assert np.isnan(rules.fussy(line | {"rate": 4.0})[1])
     assert rules.fussy(line | {"grid": [0.5, 1.0, 2.0, 4.0, 8.0]}) == [2, 1.5]
+
+
+def reached(step):
+    """Return a line of two seeds that have the goal, the second a look later, at the looks 0, 2, 4, 8, 16, 32."""
+    steps = np.array([0, 2, 4, 8, 16, 32])
+    there = np.stack([steps >= step, steps >= 2 * step], 1)
+    return {"steps": steps, "bytes": np.stack([10 * steps] * 2, 1), "accuracies": np.where(there, 0.95, 0.5),
+            "losses": np.where(there, 0.1, 1.0)}  # fmt: skip
+
+
+def test_when_the_goal_is_reached_is_known_from_one_look_to_the_next():
+    assert convergence.reaching(reached(4)).tolist() == [[4, 8], [40, 80], [3, 5]]
+    assert convergence.reaching(reached(32)).tolist() == [[32, np.inf], [320, np.inf], [17, np.inf]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counted", "times"),
+    [(4, 8, "fewer in 6, more in 0", "0.50 to 0.50"), (8, 4, "fewer in 0, more in 6", "2.00 to 2.00"),
+     (4, 4, "fewer in 0, more in 0", "1.00 to 1.00")],
+)  # fmt: skip
+def test_steps_are_compared_as_closely_as_the_looks_allow(one, other, counted, times):
+    lines = {"one": convergence.numbers(reached(one)), "other": convergence.numbers(reached(other))}
+    said = convergence.compare({(*cell, name): line for cell in convergence.CELLS for name, line in lines.items()},
+                               "one", "other")  # fmt: skip
+    assert f"{counted}. These steps are {times} times as many" in said
+    assert one != other or "room for 0.67 to 1.50." in said
+
+
+def test_a_goal_is_reached_or_missed_by_an_interval():
+    assert [speed.reached(low, low + 0.1, 0.7) for low in (0.7, 0.65, 0.5)] == ["reached", "open", "short"]
