@@ -35,8 +35,7 @@ class Shares:
         if len(self._sent) < P * S:
             self._sent, self._received = torch.empty(2, P * S, dtype=torch.bfloat16)
         sent, received = self._sent[: P * S], self._received[: P * S]
-        sent[:n] = vector
-        sent[n:] = 0
+        sent[:n] = vector  # the padding, fewer than P coordinates, may be anything
         counts = [0 if rank == self.rank else S for rank in range(P)]  # its own share need not go anywhere
         where = [rank * S for rank in range(P)]
         comm.Alltoallv([_words(sent), counts, where, INT16_T], [_words(received), counts, where, INT16_T])

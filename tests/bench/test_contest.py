@@ -27,17 +27,8 @@ RANKS = (2, 3)  # with ties and without
 
 ABLE = tuple(name for name, method in METHODS.items() if NCCL not in method.needs)
 VOTES = tuple(name for name in ABLE if METHODS[name].kind == "vote")
-CHECKED = (
-    "mpi",
-    "gloo",
-    "fp16",
-    "bf16",
-    "bf16-mpi",
-    "powersgd-2",
-    "vote-alltoall",
-    "vote-reduce",
-    "vote-alltoall-gloo",
-)
+CHECKED = ("mpi", "gloo", "fp16", "bf16", "bf16-mpi", "powersgd-2", "vote-alltoall", "vote-reduce",
+           "vote-alltoall-gloo")  # fmt: skip
 HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
 
 
