@@ -168,7 +168,7 @@ def _buckets(summary: Summary) -> str:
     """Say what can be hidden behind backward: the last bucket cannot."""
     asked, buckets = _config(summary)["bucket_mb"], summary.run.end["buckets"]
     first, last = (
-        f"{bucket['bytes'] / 1e6:.3g} MB, ready at {100 * bucket['ready']:.2g} % of backward"
+        f"{bucket['bytes'] / 1e6:.3g} MB, ready at {100 * bucket['ready']:.3g} % of backward"
         for bucket in (buckets[0], buckets[-1])
     )
     return (
