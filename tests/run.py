@@ -28,7 +28,8 @@ BUILT = ("tests/test_package.py", "tests/test_wheel.py", "tests/benchmarks", "te
 SHOWN = ("tests/doctor", "tests/report")
 WORDS = ("tests/voting/test_exchange.py",)
 MANY = ("-k", "exact or traffic")  # of 16 ranks: the laws of the exchanges alone
-HOOKS = ("tests/voting/test_hook.py", "tests/voting/test_copies.py", "tests/bench/test_contest.py")
+HOOKS = ("tests/voting/test_hook.py", "tests/voting/test_copies.py", "tests/bench/test_contest.py",
+         "tests/bench/test_readiness.py", "tests/methods/test_shares.py", "tests/ranks/test_patience.py")  # fmt: skip
 APART = ("tests/voting/test_apart.py",)
 LIMIT = 1200  # seconds a step
 SLOWEST = 10

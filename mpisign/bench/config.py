@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..coding.ties import TIES
 from ..methods.table import METHODS
 from ..ranks import options
-from ..ranks.options import fraction, names, natural, not_negative, option, positive
+from ..ranks.options import above_0, fraction, names, natural, not_negative, option, positive
 from ..report.formats import FORMATS
 from ..voting.adversary import ADVERSARIES
 from ..voting.schedule import SCHEDULES
@@ -44,7 +44,9 @@ class Config:
     warmup: int = option(2, "iterations before them", type=natural, metavar="N")
     tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
     momentum: float = option(0.9, "each worker's momentum, before the sign", type=fraction, metavar="BETA")
-    bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
+    bucket_mb: float | None = option(
+        None, "DistributedDataParallel's bucket size (default: its own sizes)", type=above_0, metavar="MB"
+    )
     adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
     adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")

@@ -69,6 +69,7 @@ class _OnModel:
             if overlap:
                 self._overlapped(iteration)
         recorder.traffic(None, contest.turn.buckets)
+        run.end["buckets"] = trial.readiness.buckets(contest.comm)
         if set(run.head["kinds"].values()) != {"ceiling"}:
             weights = (parameter.detach().cpu().numpy() for parameter in trial.model.parameters())
             run.end["replicas_identical"] = agreement.same_everywhere(contest.comm, weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -57,8 +56,6 @@ def settle(config: Config, comm: Comm) -> Setting:
     config = dataclasses.replace(config, batch_size=config.batch_size or (32 if here.device.type == "cuda" else 1))
     methods, skipped = _chosen(config, here)
     guilty = traitors(config.adversaries, comm.size, seed=config.seed)
-    if not 0 < config.bucket_mb < math.inf:
-        raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     if config.sizes and config.schedule == "overlap":
         raise ValueError("schedule: a sweep over sizes has no backward to overlap with")
     batches = None

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from ..ranks import clock
 from ..ranks.clock import Spans
 from ..workload import models
+from .readiness import Readiness
 from .turn import Turn, play
 
 if TYPE_CHECKING:
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class Trial:
-    """A model in training: its replica, its optimizer, and the spans of its own work."""
+    """A model in training: its replica, its optimizer, the spans of its own work, and when its buckets are ready."""
 
     def __init__(self, config: dict[str, Any], turn: Turn, *, device: torch.device, batches: Iterator[Batch]) -> None:
-        self.device, self.batches = device, batches
+        self.device, self.batches, self.turn = device, batches, turn
         torch.manual_seed(config["seed"])
         self.model = models.build(config["model"], config["image_size"]).to(device)
         self.replica = models.parallel(self.model, config["bucket_mb"])
         self.replica.register_comm_hook(turn, play)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, weight_decay=1e-4)  # the paper's
-        self.spans = Spans(turn.spans.traced)
+        self.spans, self.readiness = Spans(turn.spans.traced), Readiness()
 
     def backward(self) -> None:
         """Compute the gradient of the next batch; `play` gets it."""
@@ -36,8 +37,11 @@ class Trial:
             pictures, labels = (part.to(self.device) for part in next(self.batches))
         with clock.timed(self.spans, "forward", self.device):
             loss = cross_entropy(self.replica(pictures), labels)
+        began = clock.moment(self.device) if self.turn.is_nobodys else None
         with clock.timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]
+        if began is not None:
+            self.readiness.note(self.turn.buckets, [began, *self.turn.ready, clock.moment(self.device)])
 
     def step(self) -> None:
         """Apply what is in the gradient."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..methods.method import Ready
-from ..ranks.clock import Spans
+from ..ranks.clock import Moment, Spans, moment
 from ..voting.bucket import HeldBucket
 from .pieces import Pieces
 
@@ -22,14 +22,23 @@ def play(turn: "Turn", bucket: GradBucket) -> torch.futures.Future[Tensor]:
 
 
 class Turn:
-    """The state of `play`: the method whose turn it is, and the buckets of a backward that was nobody's turn."""
+    """The state of `play`: the method whose turn it is.
+
+    Of a backward that was nobody's turn it has the buckets, and when they were ready.
+    """
 
     def __init__(self, spans: Spans, pieces: Pieces) -> None:
         self.spans, self.pieces = spans, pieces
         self.buckets: list[HeldBucket] = []
+        self.ready: list[Moment] = []
         self._ready: Ready | None = None
         self._name, self._step = "", 0
         self._marks: list[float] = []  # when the exchange of each bucket began and ended, if traced
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether no method exchanges what backward computes."""
+        return self._ready is None
 
     def give(self, name: str, ready: Ready, *, step: int) -> None:
         """Let a method exchange the buckets of the next backward, as those of this step."""
@@ -52,7 +61,10 @@ class Turn:
         """Do what `play` says."""
         ready = self._ready
         if ready is None:
-            self.buckets = [bucket] if bucket.number == 0 else [*self.buckets, bucket]
+            if bucket.number == 0:
+                self.buckets, self.ready = [], []
+            self.buckets.append(bucket)
+            self.ready.append(moment(bucket.tensor.device))
             done: torch.futures.Future[Tensor] = torch.futures.Future()
             done.set_result(bucket.tensor)
             return done

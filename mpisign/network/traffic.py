@@ -27,6 +27,15 @@ def all_reduce(m: int, P: int) -> Traffic:
     return _both(least, least, P)
 
 
+def reduce_shares(n: int, size: int, P: int) -> Traffic:
+    """Return what moves where each of P ranks reduces its share of n elements of so many bytes, and hands it out.
+
+    An all-to-all and an all-gather of the shares, of which the last ones may be padded.
+    """
+    m = 2 * (P - 1) * share_for(n, P) * size
+    return _both(m, m, P)
+
+
 def _both(sent: NDArray[np.int64] | int, received: NDArray[np.int64] | int, P: int) -> Traffic:
     return np.stack([np.broadcast_to(sent, P), np.broadcast_to(received, P)], axis=1).astype(np.int64)
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +137,28 @@ def clock_offset(
     return everyones[nodes.index(nodes[comm.rank])][0], max(error for _, error in everyones)
 
 
+Moment: TypeAlias = "float | torch.cuda.Event"  # seconds of the host's clock, or a mark on a device's stream
+
+
+def moment(where: torch.device) -> Moment:
+    """Return now: on a CUDA device when its current stream will have come so far, which nobody waits for."""
+    if where.type != "cuda":
+        return time.perf_counter()
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(where))
+    return event
+
+
+def between(began: Moment, ended: Moment) -> float:
+    """Return the seconds between two moments of one device, which is waited for."""
+    if isinstance(began, float) or isinstance(ended, float):
+        return float(ended) - float(began)  # type: ignore[arg-type]
+    ended.synchronize()
+    return 1e-3 * float(began.elapsed_time(ended))
+
+
 @contextlib.contextmanager
 def timed(spans: Spans, name: str, where: torch.device) -> Iterator[None]:
     """Add the block's time to the span `name`: on a CUDA device what its current stream takes, by events.
@@ -147,17 +169,9 @@ def timed(spans: Spans, name: str, where: torch.device) -> Iterator[None]:
         with spans(name):
             yield
         return
-    import torch
-
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    began.record(torch.cuda.current_stream(where))
+    began = moment(where)
     try:
         yield
     finally:
-        ended.record(torch.cuda.current_stream(where))
-
-        def seconds() -> float:
-            ended.synchronize()
-            return 1e-3 * float(began.elapsed_time(ended))
-
-        spans.later(name, seconds)
+        ended = moment(where)
+        spans.later(name, lambda: between(began, ended))

@@ -71,6 +71,14 @@ def not_negative(text: str) -> float:
     return value
 
 
+def above_0(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
+    return value
+
+
 def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """Make a parser of known names with commas between."""
 

@@ -164,6 +164,20 @@ def _measuring(summary: Summary) -> str:
     )
 
 
+def _buckets(summary: Summary) -> str:
+    """Say what can be hidden behind backward: the last bucket cannot."""
+    asked, buckets = _config(summary)["bucket_mb"], summary.run.end["buckets"]
+    first, last = (
+        f"{bucket['bytes'] / 1e6:.3g} MB, ready at {100 * bucket['ready']:.3g} % of backward"
+        for bucket in (buckets[0], buckets[-1])
+    )
+    return (
+        f"DDP's buckets{'' if asked is None else f' with --bucket-mb {asked:.3g}, not its own'}: {len(buckets)}, "
+        f"the largest of {max(bucket['bytes'] for bucket in buckets) / 1e6:.3g} MB; the first of {first}; the last of "
+        f"{last}"
+    )
+
+
 def _replicas(summary: Summary) -> str:
     identical = summary.run.end["replicas_identical"]
     return "replicas: " + ("bit-identical on all ranks" if identical else "DIFFER between ranks")
@@ -209,6 +223,7 @@ NOTES = (
             "bucket, another each time; keeping all of them would cost time"
         ),
     ),
+    Note(lambda summary: summary.overlaps and "buckets" in summary.run.end, _buckets),
     Note(lambda summary: "measuring" in summary.run.end, _measuring),
     Note(lambda summary: summary.run.end.get("replicas_identical") is not None, _replicas),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..coding.ties import TIES
 from ..methods.table import METHODS
-from ..ranks.options import fraction, natural, not_negative, option, positive
+from ..ranks.options import above_0, fraction, natural, not_negative, option, positive
 from ..voting.adversary import ADVERSARIES
 from ..voting.schedule import SCHEDULES
 
@@ -49,7 +49,9 @@ class Recipe:
     image_size: int = option(224, "height and width of the pictures", type=positive, metavar="N")
     workers: int = option(4, "processes a rank that load pictures; 0: none", type=natural, metavar="N")
     broken: str = option("stop", "what to do about a picture that can't be decoded", choices=("stop", "skip"))
-    bucket_mb: float = option(25.0, "DistributedDataParallel's bucket size", metavar="MB")
+    bucket_mb: float | None = option(
+        None, "DistributedDataParallel's bucket size (default: its own sizes)", type=above_0, metavar="MB"
+    )
     adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
     adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out")

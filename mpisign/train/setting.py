@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -59,8 +58,6 @@ def settle(config: Recipe, comm: Comm) -> Setting:
     for need, fault in {MPI: here.without_mpi, NCCL: here.without_nccl}.items():
         if fault and need in METHODS[config.method].needs:
             raise ValueError(f"method: {config.method} cannot run: {fault}")
-    if not 0 < config.bucket_mb < math.inf:
-        raise ValueError(f"bucket_mb: must be above 0, got {config.bucket_mb}")
     if not config.lr_step:
         raise ValueError("lr_step: must be above 0")
     guilty = traitors(config.adversaries, comm.size, seed=config.seed)

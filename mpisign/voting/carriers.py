@@ -311,7 +311,7 @@ class GroupComm:
         self.backend = backend
         self.size, self.rank = dist.get_world_size(self.group), dist.get_rank(self.group)
         self.members: list[int] = dist.get_process_group_ranks(self.group)  # their ranks in the default group
-        self.patient = True  # torch.distributed waits asleep in any case
+        self.patient = self.computing = True  # torch.distributed waits asleep in any case
         self._own = False
 
     def Dup(self) -> GroupComm:

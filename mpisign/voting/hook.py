@@ -229,6 +229,7 @@ class VoteState:
 
         if bucket.index() == 0:
             self._comm.patient = self.schedule == "overlap"
+        self._comm.computing = not bucket.is_last()
         check_type(bucket)
         if self._guarded and (isinstance(bucket, GradBucket) or getattr(bucket, "owners", None)):
             self._watch(bucket)  # one of DDP's, or of FSDP's

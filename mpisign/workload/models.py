@@ -63,11 +63,14 @@ def check(name: str, image_size: int, *, batch_size: int) -> None:
             ) from None
 
 
-def parallel(model: nn.Module, bucket_mb: float) -> DistributedDataParallel:
+def parallel(model: nn.Module, bucket_mb: float | None = None) -> DistributedDataParallel:
     """Return the replica of `model` whose gradients go through a communication hook, bucket by bucket. Collective.
 
+    DDP's own buckets (None) are of 25 MiB, behind a first one of 1 MiB; those of a size asked for, even of 25, are not.
     BatchNorm's statistics stay each rank's own: no method shall pay for broadcasting them.
     """
     known = inspect.signature(DistributedDataParallel).parameters  # the option has two names
     own: dict[str, Any] = {next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known): False}
-    return DistributedDataParallel(model, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True, **own)
+    if bucket_mb is not None:
+        own["bucket_cap_mb"] = bucket_mb
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **own)

@@ -119,6 +119,9 @@ def test_the_overlapped_schedule(ran, ranks):
     assert "exposed comm ms" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
     assert all(row["wrong"] == 0 for row in summarize(kept).rows if row["method"] != "none")
+    assert sum(bucket["bytes"] for bucket in kept.end["buckets"]) == 4 * kept.head["coordinates"]
+    assert all(0 < bucket["ready"] <= 1 for bucket in kept.end["buckets"])
+    assert kept.head["config"]["bucket_mb"] is None
     assert len(kept.overlapped) == 8 * ranks * len(ABLE)  # in blocks of 2
     for line in kept.overlapped:
         assert sum(line[name] for name in samples.COMPUTE_SPANS) <= line["seconds"]
@@ -179,7 +182,7 @@ FAULTY = [
     (["--iterations", "0"], "0 is less than 1"),
     (["--batch-size", "x"], "'x' is not a whole number"),
     (["--momentum", "1"], "1 is not in [0, 1)"),
-    (["--bucket-mb", "0"], "bucket_mb: must be above 0"),
+    (["--bucket-mb", "0"], "0 is no finite number above 0"),
     (["--model", "resnet18", "--image-size", "32"], "image_size: resnet18 takes no batch of 1"),
     (["--sizes", "1K:4K", "--methods", "powersgd-2"], "methods: powersgd-2 cannot run: it compresses matrices"),
     (["--schedule", "never"], "invalid choice: 'never'"),

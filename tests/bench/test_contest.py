@@ -27,7 +27,8 @@ RANKS = (2, 3)  # with ties and without
 
 ABLE = tuple(name for name, method in METHODS.items() if NCCL not in method.needs)
 VOTES = tuple(name for name in ABLE if METHODS[name].kind == "vote")
-CHECKED = ("mpi", "gloo", "fp16", "bf16", "powersgd-2", "vote-alltoall", "vote-reduce", "vote-alltoall-gloo")
+CHECKED = ("mpi", "gloo", "fp16", "bf16", "bf16-mpi", "powersgd-2", "vote-alltoall", "vote-reduce",
+           "vote-alltoall-gloo")  # fmt: skip
 HONEST = [(rule, momentum, None) for rule in TIES for momentum in (0.0, 0.9)]
 
 
@@ -115,7 +116,7 @@ def test_a_wrong_result_is_counted(comm, name):
         assert overlapped_round(comm, contest, name, 0) >= (comm.size > 1 if same else 10_000)
 
 
-@pytest.mark.parametrize("name", [*VOTES, "mpi"])
+@pytest.mark.parametrize("name", [*VOTES, "mpi", "bf16-mpi"])
 def test_a_stale_or_shifted_result_is_counted(comm, name):
     """The last rank keeps the result of the step before, or one that is off by a coordinate."""
     results = []
@@ -273,7 +274,7 @@ def test_a_check_changes_nothing_of_a_votes_state(comm):
             assert all(torch.equal(state.momentum_of(b), kept) for b, kept in zip(buckets, momentum, strict=True))
 
 
-@pytest.mark.parametrize("name", ["mpi", "gloo", "fp16", "bf16"])
+@pytest.mark.parametrize("name", ["mpi", "gloo", "fp16", "bf16", "bf16-mpi"])
 def test_a_rank_that_is_left_out_is_noticed(comm, name):
     with contest_of(comm, name) as contest:
         assert contest.probe(torch.device("cpu")) == 0
@@ -301,6 +302,17 @@ def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):
             alone = torch.autograd.grad(loss_of(model, step), list(model.parameters()))
             assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), alone, strict=True))
         assert len(buckets) > 1
+
+
+@pytest.mark.parametrize("name", ["mpi", "bf16-mpi"])
+def test_a_rival_over_mpi_waits_asleep_until_its_last_bucket_is_there(comm, name):
+    with contest_of(comm, name) as contest:
+        method, computing = contest.methods[name], []
+        method.set_schedule("overlap")
+        for bucket in held_buckets(comm):
+            method(bucket)
+            computing.append(method.state.computing)
+    assert computing == [True, True, True, False]
 
 
 def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):

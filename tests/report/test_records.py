@@ -239,3 +239,15 @@ def test_a_machine_is_told_by_what_it_is():
 
 def test_ratios_print_with_their_interval():
     assert ratio_and_interval(Median(1.234, 1.1, 123.4)) == "1.23 [1.10, 123]"
+
+
+@pytest.mark.parametrize(("asked", "said"), [(None, "DDP's buckets: 2"), (25.0, "with --bucket-mb 25, not its own: 2")])
+def test_a_note_tells_the_buckets_of_an_overlapped_run(asked, said):
+    buckets = [{"bytes": 4_000_000, "ready": 0.01}, {"bytes": 9_700_000, "ready": 0.9992}]
+    for schedule, recorded, told in (("overlap", buckets, True), ("serial", buckets, False), ("overlap", None, False)):
+        run = made_run(schedule=schedule)
+        run.head["config"]["bucket_mb"] = asked
+        run.end |= {"buckets": recorded} if recorded else {}
+        lines = [line for line in notes(summarize(run)) if "buckets" in line]
+        assert len(lines) == told, (schedule, lines)
+        assert all(said in line and "the last of 9.7 MB, ready at 99.9 % of backward" in line for line in lines)

@@ -39,6 +39,15 @@ def torch_distributed(comm):
         yield
 
 
+def test_a_vote_waits_asleep_until_its_last_bucket_is_there(comm):
+    with mpisign.VoteState(comm, guard=False) as state:
+        computing = []
+        for bucket in held_buckets(comm):
+            mpisign.vote_hook(state, bucket)
+            computing.append(state._comm.computing)
+    assert computing == [True, True, True, False]
+
+
 def small_model():
     torch.manual_seed(7)
     return nn.Sequential(nn.Linear(33, 3000), nn.ReLU(), nn.Linear(3000, 101), nn.ReLU(), nn.Linear(101, 3))
