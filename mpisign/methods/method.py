@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..coding.ties import Tie
 from ..ranks.clock import Spans
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 Hook = Callable[[Any, Any], "torch.futures.Future[Tensor]"]
 Shapes = Sequence[tuple[int, ...]]  # of the tensors of a bucket
-# A bucket's number, the words that were sent, the tie rule of their vote, and on which parameters the rank is absent.
-See = Callable[[int, "Tensor", Tie, "NDArray[np.bool_]"], None]
+# A bucket's number, the words that were sent, and on which parameters the rank is absent.
+See = Callable[[int, "Tensor", "NDArray[np.bool_]"], None]
 
 Kind = Literal["ceiling", "rival", "vote"]
 MPI, NCCL, MATRICES = "mpi", "nccl", "matrices"  # what a method may need

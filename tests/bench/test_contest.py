@@ -217,7 +217,9 @@ def test_a_result_where_nobody_has_voted_is_counted(comm, wrongly):
     with contest_of(comm, "vote-alltoall") as contest:
         spoil(comm, contest.methods["vote-alltoall"],
               after=lambda buffer: buffer[50_066:50_566].add_(wrongly))  # fmt: skip
-        assert [sample["wrong"] for sample in contest.round(0, partly_absent(comm, 0))] == [500]
+        assert [sample["wrong"] for sample in contest.round(0, partly_absent(comm, 0))] == [
+            501
+        ]  # and one, for the last rank has other bits
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -247,7 +249,7 @@ def test_the_words_are_left_as_they_were_sent(comm, adversary):
     with contest_of(comm, *VOTES, adversary=adversary) as contest:
         for name in VOTES:
             vote, seen = contest.methods[name], []
-            vote.observe(lambda number, words, tie, absent, seen=seen: seen.append((words, words.clone())))
+            vote.observe(lambda number, words, absent, seen=seen: seen.append((words, words.clone())))
             for step in range(2):
                 seen.clear()
                 for future in [vote(bucket) for bucket in held_buckets(comm, seed=step)]:
