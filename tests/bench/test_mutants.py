@@ -1,0 +1,112 @@
+"""Collective: run under mpirun. Each faulty method of mutants.py is caught in each way that it is marked with."""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+from mutants import MUTANTS, WAYS, plant
+
+from mpisign.bench.config import Config
+from mpisign.bench.contest import Contest
+from mpisign.bench.measure import measure
+from mpisign.bench.setting import new_run, settle
+from mpisign.bench.turn import play
+from mpisign.methods.method import Terms
+from mpisign.methods.table import METHODS, ready
+from mpisign.ranks.group import process_group
+from mpisign.voting.bucket import HeldBucket
+
+pytestmark = pytest.mark.mpi
+RANKS = (2, 3)  # with ties and without
+SIZES = ((3, 62), (140_000,), (1, 60, 4), (65,))  # of the parameters of each bucket; more than a piece, and padding
+ITERATIONS = 3  # in which the pieces cover a bucket
+RIGHT = sorted({mutant.method for mutant in MUTANTS})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_distributed(comm):
+    torch.set_num_threads(1)
+    with process_group(comm, "gloo", one_node=True):
+        yield
+
+
+PARAMETERS = [[torch.zeros(n) for n in sizes] for sizes in SIZES]  # what momentum belongs to
+
+
+def gradient(comm, step):
+    """Return the buckets of a step; every tenth coordinate is 0, and rank 0 alone has a gradient of some parameters."""
+    noise = torch.Generator().manual_seed(100 * step + comm.rank)
+    buckets = []
+    for number, parts in enumerate(PARAMETERS):
+        drawn = [torch.randn(len(part), generator=noise) for part in parts]
+        for part in drawn:
+            part[1::10] = 0.0
+        if comm.rank and len(parts) > 1:
+            drawn[1].zero_()
+        buckets.append(HeldBucket(number, torch.cat(drawn), parts, number == len(SIZES) - 1))
+    return buckets
+
+
+@contextlib.contextmanager
+def planted(comm, name, mutant=None):
+    mutant_terms = {} if mutant is None else {"tie": mutant.rule, "momentum": mutant.momentum}
+    terms = Terms(seed=3, **mutant_terms)
+    with ready(comm, {name: METHODS[name]}, terms=terms) as methods:
+        if mutant is not None:
+            plant(comm, methods[name], mutant)
+        yield methods, terms
+
+
+def serial(comm, name, mutant):
+    with planted(comm, name, mutant) as (methods, terms):
+        contest = Contest(comm, methods, terms=terms)
+        return [sample["wrong"] for step in range(2) for sample in contest.round(step, gradient(comm, step))]
+
+
+def overlapped(comm, name, mutant):
+    with planted(comm, name, mutant) as (methods, terms):
+        contest, wrong = Contest(comm, methods, terms=terms, iterations=ITERATIONS), []
+        for step in range(ITERATIONS):
+            with contest.overlapping(name, step):
+                for future in [play(contest.turn, bucket) for bucket in gradient(comm, step)]:
+                    future.wait()
+            wrong.append(contest.wrong_overlapped(name))
+        return wrong
+
+
+@pytest.fixture(scope="module")
+def sweep_of(comm):
+    """Return what sweeps over one size as the bench does, and what is wrong."""
+    asked = Config(methods=tuple(RIGHT), sizes=(40_020,), iterations=2, warmup=1, output="unused.jsonl", seed=3)
+    settled = settle(asked, comm)
+
+    def sweep(comm, name, mutant):
+        with planted(comm, name, mutant) as (methods, terms):
+            config = dataclasses.replace(settled.config, methods=(name,), tie=terms.tie, momentum=terms.momentum)
+            setting = dataclasses.replace(settled, config=config, methods=(name,))
+            run = new_run(setting)
+            measure(run, comm, setting=setting, methods=methods, terms=terms)
+            return [run.end["wrong"]]
+
+    return sweep
+
+
+def tried(way, sweep_of):
+    return {"serial": serial, "overlapped": overlapped, "sweep": sweep_of}[way]
+
+
+@pytest.mark.parametrize("way", ["serial", "overlapped", "sweep"])
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_method_has_nothing_wrong(comm, sweep_of, name, way):
+    assert not any(tried(way, sweep_of)(comm, name, None))
+
+
+TRIED = [(mutant, way) for mutant in MUTANTS for way in WAYS[:3] if way in mutant.ways]
+
+
+@pytest.mark.parametrize(("mutant", "way"), TRIED, ids=lambda of: getattr(of, "name", of))
+def test_it_is_caught(comm, sweep_of, mutant, way):
+    if mutant.even and comm.size % 2:
+        pytest.skip("no ties among an odd number of ranks")
+    assert sum(tried(way, sweep_of)(comm, mutant.method, mutant)) > 0
