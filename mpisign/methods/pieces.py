@@ -37,11 +37,11 @@ class Pieces:
     """The first word of each bucket, the last one, and a piece of what is between, another one in each iteration.
 
     The pieces of the planned number of `iterations` cover the bucket, in an order that is the same on all ranks; then
-    they begin again. `seconds` is what keeping those of the last iteration has taken.
+    they begin again. Kept are those of one step in `every`. `seconds` is what keeping the last ones has taken.
     """
 
-    def __init__(self, terms: Terms, iterations: int = 1) -> None:
-        self.terms, self.iterations = terms, iterations
+    def __init__(self, terms: Terms, iterations: int = 1, *, every: int = 1) -> None:
+        self.terms, self.iterations, self.every = terms, iterations, every
         self.seconds = 0.0
         self._step = 0
         self._kept: dict[int, _Kept] = {}
@@ -75,7 +75,7 @@ class Pieces:
             return [slice(0, W)]
         if (number, count) not in self._orders:
             self._orders[number, count] = np.random.default_rng([self.terms.seed, number]).permutation(count)
-        begin = 1 + size * int(self._orders[number, count][self._step % count])
+        begin = 1 + size * int(self._orders[number, count][self._step // self.every % count])
         return [slice(0, 1), slice(begin, min(begin + size, W - 1)), slice(W - 1, W)]
 
     def _note(self, number: int, words: Tensor, absent: NDArray[np.bool_]) -> None:

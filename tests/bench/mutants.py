@@ -15,7 +15,8 @@ import torch
 
 WAYS = ("serial", "overlapped", "sweep", "train")
 ALL = frozenset(WAYS)
-MODEL = ALL - {"sweep"}  # what needs several buckets, or parameters
+MODEL = ALL - {"sweep"}  # what needs several buckets
+HELD = frozenset({"serial", "overlapped"})  # what needs gradients that are exactly 0, which the others have none of
 
 
 class Spot(NamedTuple):
@@ -252,12 +253,13 @@ MUTANTS = (
     Mutant("rank left out", "the last rank has no vote", VOTE, after=vote_of(lambda P: [1.0] * (P - 1) + [0.0])),
     Mutant("rank counted twice", "the first rank has two votes", VOTE,
            after=vote_of(lambda P: [2.0] + [1.0] * (P - 1)), even=True),
-    Mutant("absent rank counted", "a rank without a gradient votes +1", VOTE, after=absent_votes, ways=MODEL - {"train"},
-           momentum=0.0),
+    Mutant("absent rank counted", "a rank without a gradient votes +1", VOTE, after=absent_votes,
+           ways=HELD, momentum=0.0),
     Mutant("other tie rule", "ties are for -1 instead of +1", VOTE, after=other_ties, even=True),
     Mutant("other coins", "ties by the coins of another step, which it claims to be", VOTE, before=other_coins,
            rule="random", even=True),
-    Mutant("zeros vote -1", "a gradient of 0 votes -1", VOTE, before=zeros_vote_minus, ways=ALL - {"sweep"}),
+    Mutant("zeros vote -1", "a gradient of 0 votes -1", VOTE, before=zeros_vote_minus,
+           ways=HELD),
     Mutant("momentum forgotten", "the signs of the gradient alone", VOTE, before=forget_momentum),
     Mutant("momentum twice", "the momentum makes two steps", VOTE, before=momentum_twice),
     Mutant("by a coordinate", "the result is shifted by one coordinate", VOTE, after=rolled(1)),
