@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..methods.pieces import Pieces
+from ..methods.projections import Kept
 from ..methods.truth import Evidence, Result, Sent, Truth, floats, tie_of
 from ..ranks import patience
 from ..voting.bucket import HeldBucket
@@ -72,14 +73,17 @@ class Contest:
             with spans("wait"):
                 patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
+            before = [_floats(ready.kept_of(bucket)) for bucket in work]
             seconds, sent = self._play(name, iteration, work)
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
                 results = [Result(bucket.tensor) for bucket in work]
+                kept = [Kept(was, _floats(ready.kept_of(bucket)), [tuple(part.shape) for part in bucket.parts])
+                        for was, bucket in zip(before, work, strict=True)]  # fmt: skip
                 evidence = [
                     Evidence(gradient, bucket.sizes, tie_of(self.terms, bucket.number, step=iteration), momentum,
-                             sent.get(bucket.number))
-                    for gradient, momentum, bucket in zip(gradients, momenta, work, strict=True)
+                             sent.get(bucket.number), kept=mine)
+                    for gradient, momentum, bucket, mine in zip(gradients, momenta, work, kept, strict=True)
                 ]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
@@ -184,6 +188,10 @@ class Contest:
         ready.observe(None)
         self.terms.spans.mark("training", name, began, seconds)
         return seconds, sent
+
+
+def _floats(tensor: torch.Tensor | None) -> Floats | None:
+    return None if tensor is None else floats(tensor)
 
 
 def synchronize(where: torch.device) -> None:

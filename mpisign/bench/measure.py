@@ -41,6 +41,7 @@ def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready]
         _OnModel(run, contest, recorder, trial=trial).measure()
     run.end["measuring"] = cost(contest, trial)
     run.end["wrong"] = recorder.wrong
+    run.end["checked_whole"] = True  # overlapped exchanges too, which those of older records were not
     if setting.config.trace:
         run.end["clock_error_s"] = recorder.clock_error
 

@@ -97,9 +97,13 @@ class Mean:
         length, P = piece.stop - piece.start, self.comm.size
         return [piece.start + rank * length // P for rank in range(P + 1)]
 
+    def bounds(self) -> list[slice]:
+        """Return which coordinates the shares are of."""
+        return [slice(*self._bounds(piece)[self.comm.rank :][:2]) for piece in self._pieces()]
+
     def wrong(self, result: Floats, truth: Standard) -> int:
         """Count the wrong coordinates of this rank's share: see `wrong_means`."""
-        bounds = ((share, self._bounds(piece)[self.comm.rank :][:2])
-                  for piece, share in zip(self._pieces(), self.shares, strict=True))  # fmt: skip
-        return sum(wrong_means(result[start:stop], share, P=self.comm.size, truth=truth)
-                   for share, (start, stop) in bounds)  # fmt: skip
+        return sum(
+            wrong_means(result[bounds], share, P=self.comm.size, truth=truth)
+            for bounds, share in zip(self.bounds(), self.shares, strict=True)
+        )

@@ -17,6 +17,7 @@ from ..coding.ties import Tie
 from ..ranks import agreement, patience
 from ..voting import truth
 from .means import Mean
+from .projections import Kept, wrong_projections
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,7 @@ class Evidence(NamedTuple):
     momentum: Floats | None = None  # before the step
     sent: Sent | None = None  # of a vote, whole
     words: list[slice] | None = None
+    kept: Kept | None = None  # of PowerSGD
 
 
 class Result:
@@ -104,6 +106,12 @@ class Truth:
         wrong = agreement.differs(self.comm, arrays)
         if method.truth.of == "mean":
             wrong += self._mean(method, evidence, arrays)
+        elif method.truth.of == "projection":
+            wrong += sum(
+                wrong_projections(self.comm, part.gradient, part.kept, result=array, rank=method.truth.rank)
+                for part, array in zip(evidence, arrays, strict=True)
+                if part.kept is not None
+            )
         elif method.truth.of == "vote":
             wrong += self._vote(evidence, arrays)
         wrong += sum(len(result.array) for result in results if result.changed)

@@ -243,7 +243,40 @@ def mirrored(spot, result, gradient, others):
     whole.copy_(whole.flip(1))
 
 
-VOTE, GATHER, FP32, FP16, BF16 = "vote-alltoall", "vote-allgather", "mpi", "fp16", "bf16"
+def keeping_back(fake):
+    """Return what makes PowerSGD's result `fake(spot, result)`, and lets each rank keep back what that leaves."""
+
+    def after(spot, result, gradient, others):
+        kept, number = spot.ready.state.error_dict, spot.memory["bucket"].index()
+        made = fake(spot, result)
+        if number in kept:
+            kept[number] = kept[number] + result - made
+            result.copy_(made)
+
+    return after
+
+
+def matrix_of(spot, flat):
+    """Return the part of a bucket that is its first parameter, as a matrix; 2 dimensions or not."""
+    first = spot.memory["bucket"].parameters()[0]
+    return flat[: first.numel()].view(first.shape[0], -1)
+
+
+def projection_without_a_rank(spot, result):
+    kept, made = spot.ready.state.error_dict.get(spot.memory["bucket"].index()), result.clone()
+    if kept is not None and spot.memory["bucket"].parameters()[0].dim() == 2:
+        put_in = everyones(spot, kept + result)[:-1].sum(0) / spot.comm.size
+        basis = torch.linalg.svd(matrix_of(spot, result), full_matrices=False).U[:, :2]
+        matrix_of(spot, made).copy_(basis @ (basis.T @ matrix_of(spot, put_in)))
+    return made
+
+
+def half_of_vectors(spot, result):
+    return result / 2 if spot.memory["bucket"].parameters()[0].dim() == 1 else result.clone()
+
+
+VOTE, GATHER, FP32, FP16, BF16, LOW = "vote-alltoall", "vote-allgather", "mpi", "fp16", "bf16", "powersgd-2"
+SERIAL = frozenset({"serial"})
 MUTANTS = (
     # of votes
     Mutant("no vote", "each rank keeps its own gradient", VOTE, instead=nothing),
@@ -295,4 +328,17 @@ MUTANTS = (
     Mutant("NaN", "one coordinate is no number, on all ranks", FP32, after=not_a_number),
     Mutant("mean wrong alone", "one coordinate has the other sign, on one rank", FP16, after=alone),
     Mutant("mean late", "the last rank's result is written when its future is done", FP32, after=late),
+    # of PowerSGD
+    Mutant("half a projection", "the result is halved, the same on all ranks", LOW, after=times(lambda P: 0.5),
+           ways=SERIAL),
+    Mutant("no projection", "the result is 0, and all is kept back", LOW,
+           after=keeping_back(lambda spot, result: 0 * result), ways=SERIAL),
+    Mutant("projection mirrored", "the rows of the result come in reverse, and the rest is kept back", LOW,
+           after=keeping_back(lambda spot, result: result.flip(0)), ways=SERIAL),
+    Mutant("projection without a rank", "the last rank is left out of the second factor", LOW,
+           after=keeping_back(projection_without_a_rank), ways=SERIAL),
+    Mutant("vectors halved", "what is not compressed is halved, and the rest is kept back", LOW,
+           after=keeping_back(half_of_vectors), ways=SERIAL),
+    Mutant("projection wrong alone", "one coordinate has the other sign, on one rank", LOW, after=alone,
+           ways=HELD),
 )  # fmt: skip

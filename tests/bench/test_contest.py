@@ -105,7 +105,7 @@ def spoil(comm, method, *, before=None, after=None):
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_wrong_result_is_counted(comm, name):
     """One coordinate, on the last rank alone; and of an overlapped exchange a whole bucket."""
-    same = METHODS[name].truth.of == "same"  # of which nothing is known but that all ranks have the same
+    same = METHODS[name].truth.of == "projection"  # of which nothing is known but that all ranks have the same
     with contest_of(comm, name) as contest:
         spoil(comm, contest.methods[name], after=lambda buffer: buffer[-1:].mul_(-1.5))
         (sample,) = contest.round(0, held_buckets(comm))
