@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..ranks.launch import Comm
 
 EXACT = Standard("mean", 2**-24)
-ROUNDING = 1e-3  # of what is orthogonal up to rounding; a projection onto nearly parallel directions is not looked at
+NEARLY = 1e-3  # of what is orthogonal, or 0; a projection onto directions that are nearly parallel is not looked at
+ROUNDING = 1e-5  # of what was put in: where a matrix has few dimensions, nothing else is left of it
 
 
 class Kept(NamedTuple):
@@ -75,12 +76,12 @@ def _not_orthogonal(
         typical = comm.allreduce(float(np.linalg.norm(mine))) / comm.size
         if not np.isfinite(left).all() or not np.isfinite(made).all():
             continue
-        size = float(np.linalg.norm(left))
-        if not made.any():
-            wrong += made.size if size > ROUNDING * typical else 0
+        size, of_result = float(np.linalg.norm(left)), float(np.linalg.norm(made))
+        if of_result == 0:
+            wrong += made.size if size > NEARLY * typical else 0
             continue
         directions = np.linalg.svd(made @ vectors, compute_uv=False)
-        sound = directions[-1] > ROUNDING * directions[0]
-        along = float(np.linalg.norm(left @ made))
-        wrong += made.size if sound and along > ROUNDING * float(np.linalg.norm(made)) * size + TINY else 0
+        along = float(np.linalg.norm(left @ made)) / of_result
+        if along > NEARLY * size + ROUNDING * (of_result + typical) and directions[-1] > NEARLY * directions[0]:
+            wrong += made.size
     return wrong
