@@ -165,6 +165,19 @@ def habits() -> None:
     print()
 
 
+def mutants() -> None:
+    """Print the table of faulty methods that the checks catch: what tests/bench/test_mutants.py tries."""
+    sys.path.insert(0, str(ROOT / "tests" / "bench"))
+    from mutants import MUTANTS, WAYS
+
+    print(f"\n| fault | what it does | planted into | {' | '.join(WAYS)} |\n|:--|:--|:--|{':--|' * len(WAYS)}")
+    for mutant in MUTANTS:
+        caught = " | ".join("caught" if way in mutant.ways else "-" for way in WAYS)
+        does = mutant.does + (" (an even number of ranks)" if mutant.even else "")
+        print(f"| {mutant.name} | {does} | `{mutant.method}` | {caught} |")
+    print()
+
+
 def draw() -> None:
     """Draw the charts that the pages show, beside their records."""
     for name in CHARTED:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..methods.pieces import Pieces
+from ..methods.projections import Kept
+from ..methods.truth import Evidence, Result, Sent, Truth, floats, tie_of
 from ..ranks import patience
 from ..voting.bucket import HeldBucket
 from ..workload.snapshot import Snapshot
-from .pieces import Pieces
-from .truth import Evidence, Sent, Truth, floats
 from .turn import Turn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..coding.bits import Floats
-    from ..coding.ties import Tie
     from ..methods.method import Ready, Terms
     from ..ranks.launch import Comm
 
@@ -34,15 +34,17 @@ if TYPE_CHECKING:
 class Contest:
     """The order and the rounds of methods that are ready. Collective, as all it does.
 
+    The pieces that are kept of overlapped exchanges cover each bucket in so many `iterations`, the planned number.
     `turn` is the state of the DDP hook `play`. `costs` has this rank's seconds: of each "check" of a method's results,
     and in overlapped iterations of each "check_pieces", and of "keep_pieces" during the iteration.
     """
 
-    def __init__(self, comm: Comm, methods: dict[str, Ready], *, terms: Terms) -> None:
+    def __init__(self, comm: Comm, methods: dict[str, Ready], *, terms: Terms, iterations: int = 1) -> None:
         self.comm, self.methods, self.terms = comm, methods, terms
-        self.turn = Turn(terms.spans, Pieces(terms.seed))
+        self.turn = Turn(terms.spans, Pieces(terms, iterations))
         self.costs: dict[str, list[float]] = defaultdict(list)
         self._order = np.random.default_rng(terms.seed)  # the same on all ranks
+        self._results: list[Result] = []  # of the last overlapped iteration
         self._remembered: list[HeldBucket] = []
         self._momentum = Snapshot()  # of all votes, by the buckets that are remembered
         self._work = Snapshot()  # its copies of the gradient are what methods exchange
@@ -71,12 +73,19 @@ class Contest:
             with spans("wait"):
                 patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
+            before = [_floats(ready.kept_of(bucket)) for bucket in work]
             seconds, sent = self._play(name, iteration, work)
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
-                evidence = [Evidence(gradient, bucket.sizes, momentum, sent.get(bucket.number))
-                            for gradient, momentum, bucket in zip(gradients, momenta, work, strict=True)]  # fmt: skip
-                wrong = truth.wrong(ready.method, evidence, [floats(bucket.tensor) for bucket in work])
+                results = [Result(bucket.tensor) for bucket in work]
+                kept = [Kept(was, _floats(ready.kept_of(bucket)), [tuple(part.shape) for part in bucket.parts])
+                        for was, bucket in zip(before, work, strict=True)]  # fmt: skip
+                evidence = [
+                    Evidence(gradient, bucket.sizes, tie_of(self.terms, bucket.number, step=iteration), momentum,
+                             sent.get(bucket.number), kept=mine)
+                    for gradient, momentum, bucket, mine in zip(gradients, momenta, work, kept, strict=True)
+                ]  # fmt: skip
+                wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
 
     def apply(self, iteration: int, buckets: list[HeldBucket]) -> None:
@@ -118,13 +127,14 @@ class Contest:
             yield
         finally:
             self.turn.end()
+        self._results = self.turn.pieces.results()
         self.costs["keep_pieces"].append(self.turn.pieces.seconds)
 
     def wrong_overlapped(self, name: str) -> int:
-        """Count the wrong coordinates, on all ranks, of what was kept of the last overlapped iteration. Collective."""
+        """Count the wrong coordinates, on all ranks, of the last overlapped iteration. Collective."""
         with self._costing("check_pieces"):
-            evidence, results = self.turn.pieces.evidence()
-            return Truth(self.comm, self.terms).wrong(self.methods[name].method, evidence, results)
+            evidence = self.turn.pieces.evidence()
+            return Truth(self.comm, self.terms).wrong(self.methods[name].method, evidence, self._results)
 
     def remember(self, held: list[HeldBucket]) -> None:
         """Keep the momentum of these buckets as it is now, for `restore`."""
@@ -164,8 +174,8 @@ class Contest:
         """
         ready, sent, device = self.methods[name], dict[int, Sent](), buckets[0].tensor.device
 
-        def see(number: int, words: torch.Tensor, tie: Tie, absent: NDArray[np.bool_]) -> None:
-            sent[number] = Sent(words, tie, absent)
+        def see(number: int, words: torch.Tensor, absent: NDArray[np.bool_]) -> None:
+            sent[number] = Sent(words, absent)
 
         ready.set_step(iteration)
         ready.observe(see)
@@ -178,6 +188,10 @@ class Contest:
         ready.observe(None)
         self.terms.spans.mark("training", name, began, seconds)
         return seconds, sent
+
+
+def _floats(tensor: torch.Tensor | None) -> Floats | None:
+    return None if tensor is None else floats(tensor)
 
 
 def synchronize(where: torch.device) -> None:

@@ -30,7 +30,7 @@ TIMES = 25  # that a part of measuring is done to see what it costs
 
 def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready], terms: Terms) -> None:
     """Take all samples of a run, and note what measuring itself costs. Collective."""
-    contest = Contest(comm, methods, terms=terms)
+    contest = Contest(comm, methods, terms=terms, iterations=setting.config.iterations)
     recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     device, trial = setting.place.device, None
     recorder.wrong = contest.probe(device)
@@ -41,6 +41,7 @@ def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready]
         _OnModel(run, contest, recorder, trial=trial).measure()
     run.end["measuring"] = cost(contest, trial)
     run.end["wrong"] = recorder.wrong
+    run.end["checked_whole"] = True  # overlapped exchanges too, which those of older records were not
     if setting.config.trace:
         run.end["clock_error_s"] = recorder.clock_error
 
@@ -105,7 +106,10 @@ class _OnModel:
 
 
 class _Sweep:
-    """Exchanges random vectors of each size, as the micro-benchmarks do."""
+    """Exchanges random vectors of each size, as the micro-benchmarks do, but other ones in each round.
+
+    The momentum of a vote would come to be that of one vector, and the vote on it never change: a stale one would do.
+    """
 
     def __init__(self, run: Run, contest: Contest, recorder: Recorder) -> None:
         self.run, self.contest, self.recorder = run, contest, recorder
@@ -114,11 +118,12 @@ class _Sweep:
         """Take the samples of all rounds, size after size."""
         config, comm = self.run.head["config"], self.contest.comm
         for size in config["sizes"]:
-            noise = torch.Generator().manual_seed(config["seed"] * comm.size + comm.rank)
-            vector = torch.randn(size // 4, generator=noise).to(device)
+            noise = torch.Generator(device).manual_seed(config["seed"] * comm.size + comm.rank)
+            vector = torch.empty(size // 4, device=device)
             buckets = [HeldBucket(0, vector, [vector], True)]
             self.recorder.traffic(size, buckets)
             for iteration in Rounds(comm, self.run, what=f"{size} bytes", size=size):
+                vector.normal_(generator=noise)
                 samples = self.contest.round(iteration + config["warmup"], buckets)
                 self.recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])
 

@@ -109,6 +109,6 @@ def new_run(setting: Setting) -> records.Run:
         "type": "run", "format": records.FORMAT, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": config, "machine": setting.place.machine, "methods": list(setting.methods),
         "kinds": {name: METHODS[name].kind for name in setting.methods},
-        "lossy": [name for name in setting.methods if METHODS[name].truth.of == "same"],
+        "lossy": [name for name in setting.methods if METHODS[name].truth.of == "projection"],
         "skipped": setting.skipped, "baseline": baseline, "traffic": {},
     })  # fmt: skip

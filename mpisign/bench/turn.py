@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..methods.method import Ready
+from ..methods.pieces import Pieces
 from ..ranks.clock import Moment, Spans, moment
 from ..voting.bucket import HeldBucket
-from .pieces import Pieces
 
 
 def play(turn: "Turn", bucket: GradBucket) -> torch.futures.Future[Tensor]:

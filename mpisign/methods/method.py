@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..coding.ties import Tie
 from ..ranks.clock import Spans
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 Hook = Callable[[Any, Any], "torch.futures.Future[Tensor]"]
 Shapes = Sequence[tuple[int, ...]]  # of the tensors of a bucket
-# A bucket's number, the words that were sent, the tie rule of their vote, and on which parameters the rank is absent.
-See = Callable[[int, "Tensor", Tie, "NDArray[np.bool_]"], None]
+# A bucket's number, the words that were sent, and on which parameters the rank is absent.
+See = Callable[[int, "Tensor", "NDArray[np.bool_]"], None]
 
 Kind = Literal["ceiling", "rival", "vote"]
 MPI, NCCL, MATRICES = "mpi", "nccl", "matrices"  # what a method may need
@@ -33,9 +32,10 @@ MPI, NCCL, MATRICES = "mpi", "nccl", "matrices"  # what a method may need
 class Standard(NamedTuple):
     """What the result of a method is held to."""
 
-    of: Literal["nothing", "same", "mean", "vote"]  # "same": nothing is known but that all ranks get the same bits
+    of: Literal["nothing", "projection", "mean", "vote"]
     roundoff: float = 0.0  # of a mean's arithmetic, relative
     underflow: float = 0.0  # what an operation of a mean may lose near 0, absolute
+    rank: int = 0  # of the projection of a matrix
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ class Ready:
 
     def momentum_of(self, bucket: Bucket) -> Tensor | None:
         """Return the momentum of a bucket, which the exchange changes; None where there is none."""
+        return None
+
+    def kept_of(self, bucket: Bucket) -> Tensor | None:
+        """Return what was kept back of this rank's gradients of a bucket; an exchange makes a new tensor of that."""
         return None
 
     def observe(self, see: See | None) -> None:

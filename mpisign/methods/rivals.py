@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..network.traffic import Traffic
     from ..ranks.launch import Comm
+    from ..voting.bucket import Bucket
 
 
 def _done(tensor: Tensor) -> torch.futures.Future[Tensor]:
@@ -179,6 +180,14 @@ def _compressed(bits: str) -> Callable[[Comm, Terms, contextlib.ExitStack], Read
     return make
 
 
+class _PowerSGD(Ready):
+    """PowerSGD, which keeps back what it could not send; each exchange makes a new tensor of that."""
+
+    def kept_of(self, bucket: Bucket) -> Tensor | None:
+        kept: Tensor | None = self.state.error_dict.get(bucket.index())
+        return kept
+
+
 POWER_SGD_BEGINS = 2  # the step of the first factors, the earliest that PyTorch allows with its error feedback
 
 
@@ -198,25 +207,24 @@ def _power_sgd(rank: int) -> Callable[[Comm, Terms, contextlib.ExitStack], Ready
         group = _group(None)
         state = power_sgd.PowerSGDState(group, rank, start_powerSGD_iter=POWER_SGD_BEGINS)
         if group.name() == "nccl":
-            return Ready(power_sgd.powerSGD_hook, state)
+            return _PowerSGD(power_sgd.powerSGD_hook, state)
         # It waits in callbacks (https://github.com/pytorch/pytorch/issues/48478), which Gloo runs in the few threads
         # that it exchanges with: with more than one bucket under way, all of them come to wait for each other.
         work = _in_thread(lambda state, bucket: power_sgd.powerSGD_hook(state, bucket).wait(), resources)
-        return Ready(work, state)
+        return _PowerSGD(work, state)
 
     return make
 
 
 def _power_sgd_coordinates(rank: int) -> Callable[[Shapes], int]:
-    """Count as the hook decides: a matrix is sent as two factors where that is less than half of it."""
+    """Count as the hook decides."""
+    from .projections import is_compressed
 
     def coordinates(shapes: Shapes) -> int:
         sent = 0
         for shape in shapes:
             rows, columns = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
-            kept = min(rows, columns, rank)
-            thin = len(shape) > 1 and 2 * (rows + columns) * rank < rows * columns
-            sent += (rows + columns) * kept if thin else rows * columns
+            sent += (rows + columns) * min(rows, columns, rank) if is_compressed(shape, rank) else rows * columns
         return sent
 
     return coordinates
@@ -268,7 +276,7 @@ RIVALS = (
            frozenset({MPI})),
     *(
         Method(f"powersgd-{rank}", "rival", f"PowerSGD of rank {rank}, by NCCL or Gloo", _power_sgd(rank),
-               _all_reduced(4, _power_sgd_coordinates(rank)), Standard("same"), frozenset({MATRICES}),
+               _all_reduced(4, _power_sgd_coordinates(rank)), Standard("projection", rank=rank), frozenset({MATRICES}),
                _POWER_SGD_UNASKED, keeps_state=True)
         for rank in (2, 4)
     ),

@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..coding.rules import Signum
 from ..coding.sizes import words_for
-from ..coding.ties import Tie
 from ..voting.exchange import EXCHANGES
 from .method import MPI, NCCL, Method, Ready, See, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..network.traffic import Traffic
@@ -43,13 +40,7 @@ class ReadyVote(Ready):
         return self.state.momentum_of(bucket) if self.state.rule.has_momentum else None
 
     def observe(self, see: See | None) -> None:
-        state = self.state
-
-        def observer(number: int, words: Tensor, absent: NDArray[np.bool_]) -> None:
-            if see is not None:
-                see(number, words, Tie(state.tie, state.seed, state.tie_step(number)), absent)
-
-        state.observer = None if see is None else observer
+        self.state.observer = see
 
 
 def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextlib.ExitStack], ReadyVote]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import patience
@@ -64,13 +64,13 @@ def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:
         raise ValueError(f"ranks ask for different votes: {sorted({str(wish) for wish in wishes})}")
 
 
-def differs(comm: Comm, result: NDArray[np.float32]) -> int:
-    """Return 1 where a result is not rank 0's, bit for bit, else 0. Collective."""
+def differs(comm: Comm, results: Sequence[NDArray[np.float32]]) -> int:
+    """Count the results that are not rank 0's, bit for bit. Collective."""
     import hashlib
 
-    digest = hashlib.sha256(result.data).digest()
+    mine = [hashlib.sha256(result.data).digest() for result in results]
     patience.quiet_barrier(comm)
-    return int(digest != comm.bcast(digest))
+    return sum(digest != first for digest, first in zip(mine, comm.bcast(mine), strict=True))
 
 
 def same_everywhere(comm: Comm, arrays: Iterator[NDArray[np.float32]]) -> bool:

@@ -178,6 +178,30 @@ def _buckets(summary: Summary) -> str:
     )
 
 
+def _checked_of_lossy(summary: Summary) -> str:
+    if not summary.run.end.get("checked_whole", False):
+        return "checked of PowerSGD, which is lossy: only that all ranks get the same bits"
+    return (
+        "checked of PowerSGD, which is lossy: of held gradients that each matrix is a projection of its mean, and what "
+        "is not compressed a mean; overlapped only that all ranks get the same bits"
+    )
+
+
+def _checked(summary: Summary) -> str:
+    """Say how overlapped exchanges were checked."""
+    held = "checked: each exchange of a held gradient in full"
+    if not summary.run.end.get("checked_whole", False):  # as records of before 2026-11-27
+        return (
+            f"{held}, each overlapped one on a piece of every bucket, another each time; keeping all of them would "
+            "cost time"
+        )
+    return (
+        f"{held}; of each overlapped one in full that all ranks have the same bits, and that a vote is the one on the "
+        "words that were sent; on pieces, which cover every bucket in the iterations that were asked for, that these "
+        "are the signs of what was put in, and that a mean is its mean"
+    )
+
+
 def _replicas(summary: Summary) -> str:
     identical = summary.run.end["replicas_identical"]
     return "replicas: " + ("bit-identical on all ranks" if identical else "DIFFER between ranks")
@@ -214,15 +238,9 @@ NOTES = (
     ),
     Note(
         lambda summary: bool(summary.run.head["lossy"]),
-        lambda summary: "checked of PowerSGD, which is lossy: only that all ranks get the same bits",
+        _checked_of_lossy,
     ),
-    Note(
-        lambda summary: summary.overlaps,
-        lambda summary: (
-            "checked: each exchange of a held gradient in full, each overlapped one on a piece of every "
-            "bucket, another each time; keeping all of them would cost time"
-        ),
-    ),
+    Note(lambda summary: summary.overlaps, _checked),
     Note(lambda summary: summary.overlaps and "buckets" in summary.run.end, _buckets),
     Note(lambda summary: "measuring" in summary.run.end, _measuring),
     Note(lambda summary: summary.run.end.get("replicas_identical") is not None, _replicas),

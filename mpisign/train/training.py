@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 from ..methods.method import Ready, Terms
+from ..methods.pieces import Pieces
+from ..methods.truth import Truth
 from ..ranks import agreement
 from ..ranks.clock import timed
 from ..voting.hook import VoteState
@@ -27,6 +29,10 @@ from .sums import Sums
 
 if TYPE_CHECKING:
     from ..ranks.launch import Comm
+
+
+CHECKED = 100  # of so many steps one is checked as the bench does
+PIECES = 16  # that cover a bucket, one in each step that is checked: copies of all would take memory
 
 
 @dataclass
@@ -47,6 +53,8 @@ def play(training: "Training", bucket: GradBucket) -> torch.futures.Future[Tenso
         done.set_result(bucket.buffer())
         return done
     training.method.lie(bucket.buffer(), bucket=bucket.index(), step=training.position.step)
+    if training.checking:
+        training.pieces.keep(training.method, bucket)
     return training.method(bucket)
 
 
@@ -66,6 +74,7 @@ class Training:
         # How gradients are exchanged.
         self.method, self.spans, self.rehearsing = method, terms.spans, False
         self.vote: VoteState | None = method.state if config.votes else None
+        self.terms, self.pieces = terms, Pieces(terms, PIECES, every=CHECKED)
         # The pictures, and how far they were seen.
         self.position, self.pictures = Position(), setting.train
         self.broken = Broken(comm, skip=config.broken == "skip")
@@ -106,12 +115,33 @@ class Training:
         buffers.restore()
         return idle
 
+    @property
+    def checking(self) -> bool:
+        """Whether the exchange of this step is checked."""
+        return self.position.step % self.pieces.every == 0
+
+    def _check(self) -> None:
+        """Hold what the exchange of this step has made to what it ought to be.
+
+        Raises:
+            Agreed: on all ranks: it is not.
+
+        """
+        with self.spans("check"):
+            evidence, results = self.pieces.evidence(), self.pieces.results()
+            wrong = Truth(self.comm, self.terms).wrong(self.method.method, evidence, results)
+        if wrong:
+            raise Agreed(
+                f"step {self.position.step + 1} (epoch {self.position.epoch + 1}): {wrong} coordinates are wrong after "
+                f"the exchange by {self.method.method.name}; that step was not taken"
+            )
+
     def run_epoch(self) -> None:
         """Train to the end of the epoch, and evaluate.
 
         Raises:
             Stopped: on all ranks: one of them was told to stop; the step that was under way is done.
-            Agreed: on all ranks: the loss is not finite, or the replicas differ.
+            Agreed: on all ranks: the loss is not finite, an exchange was wrong, or the replicas differ.
             JobError: on one rank: a picture is broken.
 
         """
@@ -139,7 +169,7 @@ class Training:
 
         Raises:
             Stopped: on all ranks, after the step: one of them was told to stop.
-            Agreed: on all ranks: the loss is not finite; the step was not taken.
+            Agreed: on all ranks: the loss is not finite, or the exchange was wrong; the step was not taken.
             JobError: on one rank: a picture is broken.
 
         """
@@ -153,12 +183,17 @@ class Training:
         mine = float(loss.detach())
         finite = math.isfinite(mine)
         sums = Sums(self.comm, stop=self.stop(), not_finite=not finite, loss=mine if finite else 0.0)
+        if self.checking:
+            self.pieces.begin(self.method, position.step)
         with timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]
         with self.spans("agree"):
             agreed = sums.wait()
         if agreed["not_finite"]:
             raise Agreed(self._not_finite(mine))
+        if self.checking:
+            self.pieces.end(self.method)
+            self._check()
         with timed(self.spans, "step", self.device):
             self.optimizer.step()
         mean = agreed["loss"] / self.comm.size

@@ -48,15 +48,10 @@ def plain_words(gradient: Floats, momentum: Floats | None, *, beta: float) -> Wo
     return words.view("<u8").astype(np.uint64, copy=False)
 
 
-def spread(parts: NDArray[Any], sizes: Sequence[int], *, first: int, n: int) -> NDArray[Any]:
-    """Return for each of the n coordinates from word `first` on what `parts` has for its parameter."""
-    return np.repeat(parts, sizes)[first * BITS :][:n]
-
-
-def mask(absent: NDArray[np.bool_], sizes: Sequence[int], *, first: int, n: int) -> Words:
-    """Return words with 1 for those of the n coordinates from word `first` on that are of an absent parameter."""
-    words = np.zeros(words_for(n) * 8, np.uint8)
-    packed = np.packbits(spread(absent, sizes, first=first, n=n), bitorder="little")
+def mask(absent: NDArray[np.bool_], sizes: Sequence[int]) -> Words:
+    """Return words with 1 for each coordinate of an absent parameter; the parameters have so many coordinates."""
+    words = np.zeros(words_for(sum(sizes)) * 8, np.uint8)
+    packed = np.packbits(np.repeat(absent, sizes), bitorder="little")
     words[: len(packed)] = packed
     return words.view("<u8").astype(np.uint64, copy=False)
 
@@ -77,23 +72,22 @@ def wrong_absence(gradient: Floats, absent: NDArray[np.bool_], sizes: Sequence[i
 
 
 def plain_vote(
-    comm: Comm, words: Words, *, tie: Tie, absent: NDArray[np.bool_], sizes: Sequence[int], first: int = 0,
+    comm: Comm, words: Words, *, tie: Tie, absent: NDArray[np.bool_], sizes: Sequence[int],
     abstains: Words | None = None,
 ) -> Words:  # fmt: skip
     """Return the vote of those present on all ranks' words, (2, W), by adding up single bits. Collective.
 
-    The words may be a piece of a longer vector, from its word `first` on, whose parameters have so many coordinates;
-    `absent`, bool (parts,), tells on which of them this rank is absent. Its bits there are 0. `abstains`, (W,) on all
-    ranks or on none, has 1 where this rank abstains, unless it votes - there. The second row has 1 where the result is
-    0: nobody has voted, or there is a tie and the rule is so.
+    The parameters have so many coordinates; `absent`, bool (parts,), tells on which of them this rank is absent. Its
+    bits there are 0. `abstains`, (W,) on all ranks or on none, has 1 where this rank abstains, unless it votes - there.
+    The second row has 1 where the result is 0: nobody has voted, or there is a tie and the rule is so.
     """
     P, W = comm.size, len(words)
     present = P - np.sum(comm.allgather(absent), axis=0)
-    ballots = P if present.min(initial=P) == P else spread(present, sizes, first=first, n=W * BITS)
+    ballots = P if present.min(initial=P) == P else np.repeat(present, sizes)
     S = -(-W // P)
     received, voting = _shares(comm, words), None
     if abstains is not None:
-        voting = _shares(comm, (words | ~abstains) & ~mask(absent, sizes, first=first, n=W * BITS))
+        voting = _shares(comm, (words | ~abstains) & ~mask(absent, sizes))
     mine = np.zeros((3, S), np.uint64)
     for start in range(0, S, CHUNK // BITS):
         part = slice(start, min(start + CHUNK // BITS, S))
@@ -102,15 +96,16 @@ def plain_vote(
             cast = _share(ballots, comm.rank * S + part.start, length=len(count))
         else:
             cast = _sum(voting[:, part])
-        for plane, bits in zip(mine, (2 * count > cast, 2 * count == cast, cast == 0), strict=True):
+        nobody = np.broadcast_to(cast == 0, count.shape)
+        for plane, bits in zip(mine, (2 * count > cast, 2 * count == cast, nobody), strict=True):
             plane[part] = np.packbits(bits, bitorder="little").view(np.uint64)
     every = np.empty((P, 3, S), np.uint64)
     patience.quiet_barrier(comm)
     comm.Allgather(mine, every)
-    negative, tied, nobody = np.ascontiguousarray(every.swapaxes(0, 1)).reshape(3, -1)[:, :W]
+    negative, tied, none = np.ascontiguousarray(every.swapaxes(0, 1)).reshape(3, -1)[:, :W]
     if tie.rule == "random":
-        negative = negative | (tied & ~nobody & counting.coins(tie, first + W)[first:])
-    return np.stack([negative, tied if tie.rule == "zero" else nobody])
+        negative = negative | (tied & ~none & counting.coins(tie, W))
+    return np.stack([negative, tied if tie.rule == "zero" else none])
 
 
 def _shares(comm: Comm, words: Words) -> Words:
@@ -123,18 +118,18 @@ def _shares(comm: Comm, words: Words) -> Words:
     return received
 
 
-def _sum(rows: Words) -> NDArray[np.int64]:
-    """Return for each coordinate how many of the rows have a 1 there."""
-    count = np.zeros(BITS * rows.shape[1], np.int64)
+def _sum(rows: Words) -> NDArray[Any]:
+    """Return for each coordinate how many of the rows have a 1 there, in a type that holds twice as much."""
+    count = np.zeros(BITS * rows.shape[1], np.int16 if len(rows) < 2**14 else np.int64)
     for row in rows:
         count += np.unpackbits(row.view(np.uint8), bitorder="little")
     return count
 
 
-def _share(ballots: NDArray[np.int64] | int, word: int, *, length: int) -> NDArray[np.int64]:
+def _share(ballots: NDArray[np.int64] | int, word: int, *, length: int) -> NDArray[np.int64] | int:
     """Return how many vote on each of so many coordinates from a word on; on what is behind the end, one."""
     if isinstance(ballots, int):
-        return np.full(length, ballots)
+        return ballots
     share = np.ones(length, np.int64)
     known = ballots[word * BITS :][:length]
     share[: len(known)] = known

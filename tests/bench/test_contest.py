@@ -106,7 +106,7 @@ def spoil(comm, method, *, before=None, after=None):
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_wrong_result_is_counted(comm, name):
     """One coordinate, on the last rank alone; and of an overlapped exchange a whole bucket."""
-    same = METHODS[name].truth.of == "same"  # of which nothing is known but that all ranks have the same
+    same = METHODS[name].truth.of == "projection"  # of which nothing is known but that all ranks have the same
     with contest_of(comm, name) as contest:
         spoil(comm, contest.methods[name], after=lambda buffer: buffer[-1:].mul_(-1.5))
         (sample,) = contest.round(0, held_buckets(comm))
@@ -218,7 +218,8 @@ def test_a_result_where_nobody_has_voted_is_counted(comm, wrongly):
     with contest_of(comm, "vote-alltoall") as contest:
         spoil(comm, contest.methods["vote-alltoall"],
               after=lambda buffer: buffer[50_066:50_566].add_(wrongly))  # fmt: skip
-        assert [sample["wrong"] for sample in contest.round(0, partly_absent(comm, 0))] == [500]
+        (sample,) = contest.round(0, partly_absent(comm, 0))
+        assert sample["wrong"] == 500 + (comm.size > 1)  # one more: other bits than on rank 0
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -248,7 +249,7 @@ def test_the_words_are_left_as_they_were_sent(comm, adversary):
     with contest_of(comm, *VOTES, adversary=adversary) as contest:
         for name in VOTES:
             vote, seen = contest.methods[name], []
-            vote.observe(lambda number, words, tie, absent, seen=seen: seen.append((words, words.clone())))
+            vote.observe(lambda number, words, absent, seen=seen: seen.append((words, words.clone())))
             for step in range(2):
                 seen.clear()
                 for future in [vote(bucket) for bucket in held_buckets(comm, seed=step)]:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mpisign.bench.pieces import Pieces
 from mpisign.bench.readiness import Readiness
 from mpisign.bench.turn import Turn, play
+from mpisign.methods.method import Terms
+from mpisign.methods.pieces import Pieces
 from mpisign.ranks.clock import Spans
 from mpisign.ranks.group import process_group
 from mpisign.workload import models
@@ -27,7 +28,7 @@ def torch_distributed(comm):
 
 def bytes_of_buckets(bucket_mb):
     """Return those of a model of five layers of 1 MiB, from the second step on."""
-    turn = Turn(Spans(), Pieces(seed=0))
+    turn = Turn(Spans(), Pieces(Terms()))
     model = nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(5)))
     replica = models.parallel(model, bucket_mb)
     replica.register_comm_hook(turn, play)

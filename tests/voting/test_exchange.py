@@ -211,7 +211,7 @@ def test_the_votes_by_adding_up_bits_are_true(comm, rule):
     truths = true_votes(comm.size, rule, abstain=True, sizes=SIZES)
     for absent, true in zip(voters.attendances(comm.size), truths, strict=True):
         mine, gone = words[comm.rank].copy(), absent[comm.rank]
-        mine &= ~mask(gone, SIZES, first=0, n=64 * voters.W)
+        mine &= ~mask(gone, SIZES)
         voted = plain_vote(
             comm, mine, tie=Tie(rule, SEED, voters.STEP), absent=gone, sizes=SIZES, abstains=abstains[comm.rank]
         )
