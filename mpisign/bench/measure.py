@@ -33,6 +33,7 @@ def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready]
     contest = Contest(comm, methods, terms=terms)
     recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     device, trial = setting.place.device, None
+    run.head["block"] = BLOCK if run.head["config"]["schedule"] == "overlap" else 1
     recorder.wrong = contest.probe(device)
     if setting.batches is None:
         _Sweep(run, contest, recorder).measure(device)
@@ -58,7 +59,7 @@ class _OnModel:
         run, contest, recorder, trial = self.run, self.contest, self.recorder, self.trial
         run.head["coordinates"] = sum(parameter.numel() for parameter in trial.model.parameters())
         overlap = run.head["config"]["schedule"] == "overlap"
-        for iteration in Rounds(contest.comm, run, block=BLOCK if overlap else 1):
+        for iteration in Rounds(contest.comm, run):
             trial.backward()
             buckets = contest.turn.buckets
             samples = list(contest.round(iteration + self.warmup, buckets))
