@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -27,32 +28,48 @@ SHUFFLES = 10_000  # at most; of more ways so many are drawn
 Cell = tuple[str, int | None]  # a method, and a size in a sweep
 
 
-class Side:
-    """The records of a side: of each cell `samples`, one array a start, and whether a result was `wrong` in any."""
+@dataclass(frozen=True)
+class Start:
+    """What is compared of a record: of each cell the `samples` of its exchange, or of whole iterations that overlap it.
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.samples: dict[Cell, list[NDArray[np.float64]]] = {}
-        self.wrong: set[Cell] = set()
-        for run in runs:
-            groups = grouped(run)
-            for size in run.head["config"]["sizes"] or [None]:
-                one = measured(run, size, groups=groups)
-                taken = one.iteration if run.head["config"]["schedule"] == "overlap" else one.comm
-                for method in run.head["methods"]:
-                    if run.kinds[method] != "ceiling":
-                        self.samples.setdefault((method, size), []).append(taken[method])
-                        self.wrong |= {(method, size)} if one.wrong[method] else set()
+    `wrong` are the cells that had a wrong result.
+    """
+
+    samples: dict[Cell, NDArray[np.float64]]
+    wrong: frozenset[Cell]
+    overlaps: bool
+
+
+def started(run: Run) -> Start:
+    """Return what is compared of a run."""
+    samples: dict[Cell, NDArray[np.float64]] = {}
+    groups, overlaps, wrong = grouped(run), run.head["config"]["schedule"] == "overlap", set()
+    for size in run.head["config"]["sizes"] or [None]:
+        one = measured(run, size, groups=groups)
+        for method in run.head["methods"]:
+            if run.kinds[method] != "ceiling":
+                samples[method, size] = (one.iteration if overlaps else one.comm)[method]
+                wrong |= {(method, size)} if one.wrong[method] else set()
+    return Start(samples, frozenset(wrong), overlaps)
+
+
+class Side:
+    """The starts of a side: of each cell `samples`, one array a start, and whether a result was `wrong` in any."""
+
+    def __init__(self, starts: Sequence[Start]) -> None:
+        self.samples = {cell: [start.samples[cell] for start in starts] for cell in starts[0].samples
+                        if all(cell in start.samples for start in starts)}  # fmt: skip
+        self.wrong = frozenset().union(*(start.wrong for start in starts))
 
     def medians(self, cells: Sequence[Cell]) -> NDArray[np.float64]:
         """Return the median of each start, shape (starts, cells), seconds."""
         return np.array([[np.median(start) for start in self.samples[cell]] for cell in cells]).T
 
 
-def compare(olds: Sequence[Run], news: Sequence[Run], *, at_least: float | None = None) -> table.Part:
-    """Return a row for each method (and size) that all runs have: old over new, its interval and a verdict last."""
+def compare(olds: Sequence[Start], news: Sequence[Start], *, at_least: float | None = None) -> table.Part:
+    """Return a row for each method (and size) that all starts have: old over new, its interval and a verdict last."""
     sides = old, new = Side(olds), Side(news)
-    cells = [cell for cell in new.samples
-             if len(new.samples[cell]) == len(news) and len(old.samples.get(cell, [])) == len(olds)]  # fmt: skip
+    cells = [cell for cell in new.samples if cell in old.samples]
     tested = min(len(olds), len(news)) >= STARTS
     if at_least is None:
         at_least = 0.0 if tested else AT_LEAST
@@ -67,7 +84,7 @@ def compare(olds: Sequence[Run], news: Sequence[Run], *, at_least: float | None 
         if cell in old.wrong | new.wrong:
             judged = "wrong" if cell in new.wrong else "old is wrong"
         rows.append([name, *medians, text.ratio_and_interval(ratio), judged])
-    what = "iteration" if news[0].head["config"]["schedule"] == "overlap" else "comm"
+    what = "iteration" if news[0].overlaps else "comm"
     headers = ["method", f"old {what} ms", f"new {what} ms", f"old / new [{table.TOGETHER}]", "new is"]
     return table.Part(_caption(len(olds), len(news), at_least=at_least, tested=tested), headers, rows)
 
@@ -169,7 +186,7 @@ def main(options: argparse.Namespace) -> int:
     ))  # fmt: skip
     if differences and not options.anyway:
         raise ValueError(f"the runs differ in {'; '.join(differences)} (--anyway compares them all the same)")
-    part = compare(olds, news, at_least=options.at_least)
+    part = compare(list(map(started, olds)), list(map(started, news)), at_least=options.at_least)
     if not part.cells:
         raise ValueError("the runs have no method in common")
     print(table.grid(part.cells, part.headers, style="pipe" if options.format == "markdown" else "simple"))

@@ -124,15 +124,15 @@ def test_compare_shows_the_medians_of_whole_overlapped_iterations(tmp_path, caps
     assert [cell.strip() for cell in row.split("|")][2:4] == ["11.04", "13.05"]
 
 
-def started(factors):
-    """Runs of which each start has a factor of its own on all times of a vote, and a little one on gloo's."""
+def starts_of(factors):
+    """Starts of which each start has a factor of its own on all times of a vote, and a little one on gloo's."""
     runs = []
     for number, factor in enumerate(factors):
         run = made_run(slow=factor)
         gloo = [line for line in run.exchange if line["method"] == "gloo"]
         for line in gloo:
             line["seconds"] *= 1 + 0.001 * (number * 7 % 5)
-        runs.append(run)
+        runs.append(compare.started(run))
     return runs
 
 
@@ -140,15 +140,15 @@ NOISE = (1.0, 1.11, 0.95, 1.04, 0.98)
 
 
 def test_starts_that_differ_among_themselves_are_no_difference_between_the_sides():
-    pair = compare.compare(*([run] for run in started((0.95, 1.11))))
+    pair = compare.compare(*([run] for run in starts_of((0.95, 1.11))))
     assert [cells[-1] for cells in pair.cells] == ["indistinguishable", "slower"]  # within them all is narrow
-    for swapped in (started(NOISE), started(NOISE[::-1])):
-        part = compare.compare(started(NOISE), swapped)
+    for swapped in (starts_of(NOISE), starts_of(NOISE[::-1])):
+        part = compare.compare(starts_of(NOISE), swapped)
         assert [cells[-1] for cells in part.cells] == ["indistinguishable"] * 2
         assert part.caption == "5 old starts and 5 new ones, tested by permutation of the starts."
-    slower = compare.compare(started(NOISE), started([1.2 * factor for factor in NOISE]))
+    slower = compare.compare(starts_of(NOISE), starts_of([1.2 * factor for factor in NOISE]))
     assert [cells[-1] for cells in slower.cells] == ["indistinguishable", "slower"]
-    beyond = compare.compare(started(NOISE), started([1.2 * factor for factor in NOISE]), at_least=0.5)
+    beyond = compare.compare(starts_of(NOISE), starts_of([1.2 * factor for factor in NOISE]), at_least=0.5)
     assert beyond.cells[1][-1] == "indistinguishable"
     assert "counts from 50 % on" in beyond.caption
 
@@ -162,8 +162,8 @@ def test_comparisons_of_starts_that_are_alike_seldom_find_anything(starts):
         medians[starts:, 0] *= 1.5
         both = []
         for side in (medians[:starts], medians[starts:]):
-            both.append(compare.Side([]))
-            both[-1].samples = {cell: [np.array([value]) for value in side[:, i]] for i, cell in enumerate(cells)}
+            values = [dict(zip(cells, start[:, None], strict=True)) for start in side]
+            both.append(compare.Side([compare.Start(samples, frozenset(), overlaps=False) for samples in values]))
         apart = [ratio.low > 1 or ratio.high < 1 for ratio in compare.between_starts(*both, cells)]
         found += apart[0]
         false += any(apart[1:])
