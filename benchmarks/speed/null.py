@@ -33,7 +33,7 @@ ALIKE = tuple(name for name in KINDS if name != SLOWED)
 PLANTED = 0.02, 0.05, 0.1, 0.2  # in the times of the last of ALIKE
 MODEL = "model"
 # Rounds by ranks and coordinates; few where ranks share cores, and one size alone where two are not bound to any.
-ROUNDS = {2: {2**14: 2000, 2**18: 800, 2**22: 50, MODEL: 400}, 4: {2**14: 300, 2**18: 150, 2**22: 20, MODEL: 60},
+ROUNDS = {2: {2**14: 2000, 2**18: 800, 2**22: 50, MODEL: 400}, 4: {2**14: 500, 2**18: 250, 2**22: 20, MODEL: 100},
           16: {2**14: 150, 2**18: 60, 2**22: 20}}  # fmt: skip
 UNBOUND = {2: {2**18: 800}}
 WARMUP = 10
@@ -134,11 +134,12 @@ def read(line):
 
 def judged(series, until=None):
     """Return the comparison that users' tables are made of."""
-    zeros = dict.fromkeys(series.seconds, 0)
-    return Comparison(_empty(series, until), Measured(np.zeros(1), series.seconds, series.seconds, zeros))
+    right = dict.fromkeys(series.seconds, 0)
+    return Comparison(empty(series, until), Measured(np.zeros(1), series.seconds, series.seconds, right))
 
 
-def _empty(series, until=None):
+def empty(series, until=None):
+    """Return a run of these names that has nothing yet."""
     config = {"sizes": (), "until": until, "iterations": None, "warmup": 0, "time_cap": math.inf, "schedule": "serial"}
     return Run({"config": config, "methods": list(series.seconds), "baseline": ALIKE[0], "block": 1,
                 "kinds": {name: KINDS[name] for name in series.seconds}})  # fmt: skip
@@ -194,7 +195,7 @@ def replays(series, until):
 
     series, at, ended = series.cut(slice(None), names=ALIKE), 0, []
     while at < series.length and len(ended) < MOST:
-        run = _empty(series, until)
+        run = empty(series, until)
         for i in Rounds(Alone(), run):
             if at + i >= series.length:
                 return ended

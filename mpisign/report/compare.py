@@ -7,6 +7,7 @@ its median.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ def between_starts(old: Side, new: Side, cells: Sequence[Cell]) -> list[Median]:
     return [Median(*map(float, ratio)) for ratio in np.exp(ends).T]
 
 
+@functools.cache
 def _ways(starts: int, olds: int) -> NDArray[np.bool_]:
     """Return ways to say which starts are old, shape (ways, starts); the first is the true one."""
     if math.comb(starts, olds) <= SHUFFLES:
