@@ -217,19 +217,28 @@ def show(lines, style):
     first, nominal = lines[0], 1 - CONFIDENCE
     bound = {True: "bound to cores", False: "not bound", None: "bound or not: unknown"}[first["bound"]]
     print(f"{first['ranks']} ranks on {first['cores']} cores, {bound}; a table has {len(KINDS)} rows")
-    false, power, until = [], [], []
+    false, power, needed, until, total = [], [], [], [], np.zeros(4, int)
     for series in map(read, lines):
-        for n, runs, wrong, planted, slow, told, nine in rates(series):
+        measured = list(rates(series))
+        for n, runs, wrong, planted, slow, told, nine in measured:
+            total += (runs, *wrong)
             false.append([series.about, n, runs, *(share(count, runs) for count in wrong)])
             power.append([series.about, n, *(f"{count / runs:.0%}" for count in planted),
                           "" if slow is None else f"{slow / runs:.0%}",
                           f"{told:.1%}", f"{nine / runs:.0%}"])  # fmt: skip
+        if measured:
+            needed.append([series.about, *(_needed(measured, at) for at in reversed(range(len(PLANTED))))])
         for width in UNTIL:
             ended = replays(series, width)
             if ended:
                 counts = np.array(ended)
                 until.append([series.about, f"{width:g}", f"{np.median(counts[:, 0]):.0f}", len(ended),
                               *(share(count, len(ended)) for count in counts[:, 1:].sum(axis=0))])  # fmt: skip
+    every, *wrong = total
+    print("\nOf all {} tables {:.1%} have a false verdict on the baseline, {:.1%} one on the fastest rival, and "
+          "{:.1%} a false answer".format(every, *(count / every for count in wrong)))  # fmt: skip
+    print("\nSamples of a run that finds such a difference in 9 of 10 cases:\n")
+    print(tabulate(needed, ["coordinates", *(f"{times:.0%}" for times in reversed(PLANTED))], style))
     columns = [f"{what} (nominal: at most {nominal:.0%})" for what in
                ("tables with a false verdict on the baseline", "on the fastest rival", "false answers")]  # fmt: skip
     print("\nFalse verdicts:\n")
@@ -242,6 +251,12 @@ def show(lines, style):
         print("\nFalse verdicts of runs with `--until`:\n")
         print(tabulate(until, ["coordinates", "--until", "samples (median)", "runs", *columns], style))
     print("\n" + correlations(lines))
+
+
+def _needed(measured, at):
+    """Return the fewest samples, of LENGTHS, from which on nine of ten runs find the planted difference."""
+    enough = [n for n, runs, _, planted, *_ in measured if planted[at] >= 0.9 * runs]
+    return str(enough[0]) if enough else f"more than {measured[-1][0]}"
 
 
 def correlations(lines):
@@ -277,7 +292,7 @@ def draw(lines):
     left.axhline(1 - CONFIDENCE, c="grey", ls="--")
     left.set(title="tables with a false verdict (the worst of the columns)", ylabel="share of the tables")
     told = ", ".join(f"{share:.0%} {dash}" for share, dash in zip(PLANTED, (":", "-.", "--", "-"), strict=True))
-    right.set(title=f"planted differences that are found: {told}")
+    right.set(title=f"planted differences found: {told}")
     for axes in (left, right):
         axes.set(xscale="log", xlabel="samples of a run")
         axes.set_xticks(LENGTHS, map(str, LENGTHS))
