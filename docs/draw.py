@@ -82,12 +82,14 @@ def summary(name: str) -> None:
     rows = json.loads(output("-m", "mpisign.report", "--format", "json", str(record)))
     rival = rows[0]["rival"]
     print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n")
-    print(f"| method | iteration ms | comm ms [95 %] | MB (busiest) | speed-up against {rival} [95 %] | wrong |")
+    speedup = f"speed-up against {rival} [95 % for all rows together]"
+    print(f"| method | iteration ms | comm ms [95 %] | MB (busiest) | {speedup} | wrong |")
     print("|:--|--:|--:|--:|:--|--:|")
     for row in rows:
         comm = "{} [{}, {}]".format(*(milliseconds(row[key]) for key in ("comm_s", "comm_low_s", "comm_high_s")))
         typical, busiest = (f"{row[key] / 1e6:.3g}" for key in ("received_bytes", "busiest_bytes"))
         faster = "{rival_speedup:.2f} [{rival_low:.2f}, {rival_high:.2f}] {rival_verdict}".format(**row)
+        faster = "wrong" if row["wrong"] else faster
         cells = (row["method"], f"{1e3 * row['iteration_s']:.0f}", comm,
                  typical if typical == busiest else f"{typical} ({busiest})",
                  "the fastest rival" if row["method"] == rival else faster,
@@ -128,6 +130,15 @@ def said(name: str, module: str, *beginnings: str) -> None:
             raise SystemExit(f"{module} says nothing that begins with {beginning!r}")
         print("\n" + "\n\n".join(found))
     print()
+
+
+def section(name: str, module: str, beginning: str) -> None:
+    """Print of what a module of benchmarks/ makes of its record the line that begins so, and the table below it."""
+    blocks = output("-m", f"benchmarks.{module}", "--show", str(newest(name))).split("\n\n")
+    at = next((i for i, block in enumerate(blocks) if block.startswith(beginning)), None)
+    if at is None:
+        raise SystemExit(f"{module} says nothing that begins with {beginning!r}")
+    print("\n" + "\n\n".join(blocks[at : at + 2]) + "\n")
 
 
 def projection(name: str, *options: str, beside: tuple[str, ...] = ()) -> None:

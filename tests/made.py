@@ -21,7 +21,7 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
     traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
     run = records.Run({"type": "run", "format": records.FORMAT, "config": config, "machine": facts, "methods": methods,
                        "kinds": {"none": "ceiling", "gloo": "rival", "vote-alltoall": "vote"}, "lossy": [],
-                       "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100,
+                       "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100, "block": 1,
                        "traffic": dict.fromkeys(map(str, sizes or ["model"]), traffic)})  # fmt: skip
     for iteration in range(iterations):
         jitter = 1 + iteration / 1000

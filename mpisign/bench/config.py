@@ -12,6 +12,10 @@ from ..report.formats import FORMATS
 from ..voting.adversary import ADVERSARIES
 from ..voting.schedule import SCHEDULES
 
+# Of a measurement whose iterations are not given: how long it goes on, and its fewest and most rounds.
+SECONDS, SECONDS_OF_A_SIZE = 10.0, 2.0
+LEAST, MOST = 10, 1000
+
 
 @dataclass(frozen=True)
 class Config:
@@ -33,7 +37,14 @@ class Config:
         "a backward of its own, as in training",
         choices=SCHEDULES,
     )
-    iterations: int = option(10, "measured iterations, or the least number with --until", type=positive, metavar="N")
+    iterations: int | None = option(
+        None,
+        "measured iterations, or the least number with --until (default: as many as fit into "
+        f"{SECONDS:.0f} s, of each size of a sweep {SECONDS_OF_A_SIZE:.0f} s, but {LEAST} at least, or what verdicts "
+        f"take, and {MOST} at most)",
+        type=positive,
+        metavar="N",
+    )
     until: float | None = option(
         None,
         "go on until the interval of every speed-up is as narrow as this share of it to each side, such as 0.02",

@@ -17,7 +17,7 @@ from ..voting.bucket import HeldBucket
 from ..workload.snapshot import Snapshot
 from .contest import Contest, synchronize
 from .recorder import Recorder
-from .rounds import Rounds
+from .rounds import Rounds, fewest
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ TIMES = 25  # that a part of measuring is done to see what it costs
 
 def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready], terms: Terms) -> None:
     """Take all samples of a run, and note what measuring itself costs. Collective."""
-    contest = Contest(comm, methods, terms=terms, iterations=setting.config.iterations)
+    run.head["block"] = BLOCK if run.head["config"]["schedule"] == "overlap" else 1
+    contest = Contest(comm, methods, terms=terms, iterations=fewest(run) * run.head["block"])
     recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     device, trial = setting.place.device, None
     recorder.wrong = contest.probe(device)
@@ -59,7 +60,7 @@ class _OnModel:
         run, contest, recorder, trial = self.run, self.contest, self.recorder, self.trial
         run.head["coordinates"] = sum(parameter.numel() for parameter in trial.model.parameters())
         overlap = run.head["config"]["schedule"] == "overlap"
-        for iteration in Rounds(contest.comm, run, block=BLOCK if overlap else 1):
+        for iteration in Rounds(contest.comm, run):
             trial.backward()
             buckets = contest.turn.buckets
             samples = list(contest.round(iteration + self.warmup, buckets))

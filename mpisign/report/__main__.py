@@ -1,7 +1,7 @@
 """Redraw the tables of records, draw their charts, make a page of them, or compare two. Needs neither MPI nor torch.
 
 python -m mpisign.report FILE... [--figures FOLDER] [--html FILE]
-python -m mpisign.report compare OLD NEW
+python -m mpisign.report compare OLD... --with NEW...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=__doc__.splitlines()[0],
-        epilog=f"{PROGRAM} compare OLD NEW holds one record against another (compare --help tells more). "
+        epilog=f"{PROGRAM} compare OLD... --with NEW... holds records against others (compare --help tells more). "
         "A record that is itself called compare is ./compare.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a record that mpisign.bench left")
@@ -74,14 +74,35 @@ def _positive(text: str) -> float:
 def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} compare",
-        description="Say what became faster, slower or indistinguishable from one record to another.",
-        epilog="Exit code: 0 if nothing is slower, 3 if something is, 2 if the records can't be compared.",
+        description="Say what became faster, slower or indistinguishable from some records to others.",
+        epilog="Each record is one start of a run. With four or more on each side their starts are tested by "
+        "permutation; with fewer, how much one start differs from the next is not known. "
+        "Exit code: 0 if nothing is slower, 3 if something is slower or wrong, 2 if the records can't be compared.",
     )
-    parser.add_argument("old", type=Path, metavar="OLD", help="a record that mpisign.bench left")
-    parser.add_argument("new", type=Path, metavar="NEW", help="another")
+    parser.add_argument("old", nargs="+", type=Path, metavar="OLD", help="records that mpisign.bench left")
+    parser.add_argument(
+        "--with", nargs="+", type=Path, dest="new", metavar="NEW", help="others; of two records it may be left out"
+    )
+    parser.add_argument(
+        "--at-least", type=_percent, metavar="PERCENT", help="count no smaller difference, such as 10%% (default: 10%% "
+        "with fewer than four records on a side, else 0)",
+    )  # fmt: skip
     parser.add_argument("--anyway", action="store_true", help="compare although the runs' facts differ")
     parser.add_argument("--format", choices=("table", "markdown"), default="table", help="(default: %(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.new is None:
+        if len(options.old) != 2:
+            parser.error("give two records, OLD and NEW, or OLD... --with NEW...")
+        options.old, options.new = options.old[:1], options.old[1:]
+    return options
+
+
+def _percent(text: str) -> float:
+    """Parse a percentage, such as 10%, into a share."""
+    value = float(text.removesuffix("%"))
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no percentage of at least 0")
+    return value / 100
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -204,8 +204,8 @@ def _strips(axes: Axes, samples: Samples, *, style: dict[str, dict[str, Any]]) -
                       fontsize=8, color=colour, transform=axes.get_yaxis_transform())  # fmt: skip
     axes.plot([], [], "|-", color="black", markersize=9, label="median and its 95 % interval")
     axes.plot([], [], "s", color="#bbbbbb", markersize=10, label="quartiles")
-    axes.plot([], [], "o", color=COOL[0], markersize=4, label="an iteration of a vote")
-    axes.plot([], [], "o", color=WARM[0], markersize=4, label="an iteration of a rival")
+    axes.plot([], [], "o", color=COOL[0], markersize=4, label="a sample of a vote")
+    axes.plot([], [], "o", color=WARM[0], markersize=4, label="a sample of a rival")
     axes.plot([], [], ">", color=GREY, markersize=5, label="beyond the axis")
 
 

@@ -5,12 +5,14 @@ NOTES has them all, in the order in which they are printed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .statistics import ENOUGH
+from .rows import enough_rounds
+from .statistics import enough
 from .summary import Summary
 from .text import milliseconds
 
@@ -115,10 +117,13 @@ def _few_warm_up(summary: Summary) -> str:
     return f"{warmup} warm-up iterations: the first {settled} make the exchanges' plans"
 
 
-def _few_iterations(summary: Summary) -> str:
-    fewest, _ = summary.iterations
-    covered = 1 - 2.0 ** (1 - fewest)
-    return f"{fewest} iterations: intervals are the range, which covers the median with {covered:.1%}, not 95 %"
+def _few_samples(summary: Summary) -> str:
+    covered = 1 - 2.0 ** (1 - summary.samples)
+    return f"{summary.samples} samples: intervals are the range, which covers the median with {covered:.1%}, not 95 %"
+
+
+def _few_for_all(summary: Summary) -> bool:
+    return enough() <= summary.samples < enough_rounds(summary.run)
 
 
 def _too_wide(summary: Summary) -> bool:
@@ -134,7 +139,8 @@ def _until(summary: Summary) -> str:
     config = _config(summary)
     return (
         f"asked to go on, for {config['time_cap']:.0f} s at most, until every speed-up's interval is within "
-        f"{config['until']:.3g} of it to each side: within {summary.widest:.2g}"
+        f"{config['until']:.3g} of it to each side: "
+        + (f"within {summary.widest:.2g}" if math.isfinite(summary.widest) else "too few samples")
     )
 
 
@@ -197,7 +203,7 @@ def _checked(summary: Summary) -> str:
         )
     return (
         f"{held}; of each overlapped one in full that all ranks have the same bits, and that a vote is the one on the "
-        "words that were sent; on pieces, which cover every bucket in the iterations that were asked for, that these "
+        "words that were sent; on pieces, which cover every bucket in the fewest iterations that a run has, that these "
         "are the signs of what was put in, and that a mean is its mean"
     )
 
@@ -227,7 +233,15 @@ NOTES = (
         warning=True,
     ),
     Note(lambda summary: _config(summary)["warmup"] < _settled(summary), _few_warm_up, warning=True),
-    Note(lambda summary: summary.iterations[0] < ENOUGH, _few_iterations, warning=True),
+    Note(lambda summary: summary.samples < enough(), _few_samples, warning=True),
+    Note(
+        _few_for_all,
+        lambda summary: (
+            f"{summary.samples} samples: for verdicts that hold for all rows together, each column has enough from "
+            f"{enough_rounds(summary.run)} on"
+        ),
+        warning=True,
+    ),
     Note(_too_wide, _until, warning=True),
     Note(_narrow, _until),
     Note(

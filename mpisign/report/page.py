@@ -36,6 +36,7 @@ def _section(summary: Summary) -> dict[str, Any]:
     return {
         "title": table.title(run),
         "answer": table.answer_line(summary),
+        "smallest": table.smallest_line(summary),
         "parts": table.parts(summary),
         "colours": {method: kind for method, kind in run.kinds.items() if kind != "ceiling"},
         "warnings": [remark.text for remark in said if remark.warning],

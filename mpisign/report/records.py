@@ -8,6 +8,8 @@ The first line says what its methods are, so that no reader has to know their na
 "ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result, of
 which only the sameness on all ranks is checked.
 
+`block` is how many overlapped iterations a method has in a row, else 1.
+
 Formats: 1 had no schedule; 2 had no `kinds` and no `lossy`; 3 is the one written here.
 
 With --trace each sample is followed by lines of type "span", one for each thread that worked on it: what it belongs
@@ -100,6 +102,7 @@ def read(path: Path) -> Run:
         raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
     if NEEDED - set(lines[0]):
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
+    lines[0].setdefault("block", 2 if lines[0]["config"]["schedule"] == "overlap" else 1)  # it was not always told
     return Run(lines[0], lines[1:-1], lines[-1])
 
 

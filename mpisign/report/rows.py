@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from .records import Run
 from .samples import Measured, measured
-from .statistics import Median, median_interval, verdict
+from .statistics import Median, enough, median_interval, smallest_found, verdict
 
 Row = dict[str, Any]
+
+LOOKING = 2  # a speed-up known to 95 % is looked at until it is narrow: that makes a miss up to half again as likely
 
 _BYTES = ("sent_bytes", "received_bytes", "busiest_bytes")
 _AGAINST_RIVAL = ("rival", "rival_speedup", "rival_low", "rival_high", "rival_verdict")
@@ -25,7 +28,11 @@ OVERLAP_KEYS = ("method", "baseline", "iteration_s", "iteration_low_s", "iterati
 
 
 class Comparison:
-    """Compares the methods of a run with its baseline and with its fastest rival, whichever that is."""
+    """Compares the methods of a run with its baseline and with its fastest rival, whichever that is.
+
+    A column's intervals hold for all rows of the run together. Those against the fastest rival hold for each method
+    against each rival, so for the one as well that these very samples chose.
+    """
 
     def __init__(self, run: Run, samples: Measured) -> None:
         self.baseline, self.kinds, self.samples = run.head["baseline"], run.kinds, samples
@@ -35,55 +42,103 @@ class Comparison:
         }  # fmt: skip
         self.vote = self._fastest("vote")
         self.rival = self._fastest("rival")
+        self.with_baseline, self.with_rivals = together(run), together(run, rivals(run))
 
     def _fastest(self, kind: str) -> str | None:
         methods = (method for method in self.medians if self.kinds[method] == kind)
         return min(methods, key=self.medians.__getitem__, default=None)
 
-    def speedup(self, other: str, method: str) -> tuple[Median, str]:
-        """Return the median of other / method over the paired samples, its interval, and the verdict."""
+    def speedup(self, other: str, method: str, *, together: int) -> Median:
+        """Return the median of other / method over the paired samples, and its interval, one of so many."""
         iteration = self.samples.iteration
-        ratio = median_interval(iteration[other] / iteration[method])
-        return ratio, verdict(ratio, len(iteration[method]))
+        return median_interval(iteration[other] / iteration[method], together)
 
     def row(self, method: str) -> Row:
         """Return _AGAINST of a method."""
         row: Row = dict.fromkeys(_AGAINST)
         if self.baseline is not None:
-            ratio, judged = self.speedup(self.baseline, method)
+            ratio = self.speedup(self.baseline, method, together=self.with_baseline)
             row |= dict(zip(_AGAINST, ratio, strict=False))
-            row["verdict"] = self._role(method, self.baseline, name="baseline") or judged
+            row["verdict"] = self._judge(method, ratio, other=self.baseline, role="baseline")
             if self.kinds[method] != "ceiling":
                 comm = self.samples.comm
                 row["comm_ratio"] = float(np.median(comm[self.baseline] / comm[method]))
         if self.rival is not None:
-            ratio, judged = self.speedup(self.rival, method)
+            ratio = self.speedup(self.rival, method, together=self.with_rivals)
+            judged = self._judge(method, ratio, other=self.rival, role="fastest rival")
             row |= dict(zip(_AGAINST_RIVAL, (self.rival, *ratio, judged), strict=True))
-            row["rival_verdict"] = self._role(method, self.rival, name="fastest rival") or judged
         return row
 
-    def _role(self, method: str, other: str, *, name: str) -> str | None:
-        """Return what stands instead of a verdict: `name` where a method meets itself, or "ceiling"."""
+    def _judge(self, method: str, speedup: Median, *, other: str, role: str) -> str:
+        """Return the verdict on a method, or what stands in its place; `role` is what the other method is."""
         if self.kinds[method] == "ceiling":
             return "ceiling"
-        return name if method == other else None
+        if self.samples.wrong[method]:
+            return "wrong"
+        if method == other:
+            return role
+        if self.samples.wrong[other]:
+            return f"{role} is wrong"
+        held = self.with_baseline if role == "baseline" else self.with_rivals
+        return verdict(speedup, len(self.samples.iteration[method]), together=held)
 
     def answer(self) -> Row | None:
-        """Compare the fastest vote with the fastest rival; return None without both.
-
-        Both are chosen by the samples that they are then judged by: the interval does not account for that.
+        """Compare the fastest vote with the fastest rival, as the vote's row does; return None without both.
 
         The row has vote, rival, their medians of an iteration, the speed-up of paired samples, its interval, and the
-        verdict.
+        verdict. `opposed` says that the ratio of the medians and the median of the ratios point different ways: then
+        the two are indistinguishable.
         """
         if self.vote is None or self.rival is None:
             return None
-        (speedup, low, high), judged = self.speedup(self.rival, self.vote)
+        vote, rival = self.medians[self.vote], self.medians[self.rival]
+        speedup = self.speedup(self.rival, self.vote, together=self.with_rivals)
+        opposed = (rival - vote) * (speedup.median - 1) < 0
+        judged = self._judge(self.vote, speedup, other=self.rival, role="fastest rival")
         return {
-            "vote": self.vote, "rival": self.rival,
-            "vote_s": self.medians[self.vote], "rival_s": self.medians[self.rival],
-            "speedup": speedup, "speedup_low": low, "speedup_high": high, "verdict": judged,
+            "vote": self.vote, "rival": self.rival, "vote_s": vote, "rival_s": rival,
+            **dict(zip(("speedup", "speedup_low", "speedup_high"), speedup, strict=True)),
+            "verdict": "indistinguishable" if opposed and judged in ("faster", "slower") else judged,
+            "opposed": opposed,
         }  # fmt: skip
+
+    def smallest(self) -> dict[str, float]:
+        """Return the smallest difference that would be found by each verdict there is, as a share, by method.
+
+        It is of the rows against the baseline. "" is that of the answer. Nothing is found with too few samples.
+        """
+        against: dict[str, tuple[str, str, int]] = {}
+        if self.baseline is not None:
+            others = (method for method in self.medians if method != self.baseline)
+            against = {method: (self.baseline, method, self.with_baseline) for method in others}
+        if self.vote is not None and self.rival is not None:
+            against[""] = self.rival, self.vote, self.with_rivals
+        return {
+            name: smallest_found(self.speedup(other, method, together=held), held)
+            for name, (other, method, held) in against.items()
+            if len(self.samples.iteration[method]) >= enough(held)
+        }
+
+
+def rivals(run: Run) -> int:
+    """Return how many rivals a run has."""
+    return sum(kind == "rival" for kind in run.kinds.values())
+
+
+def together(run: Run, against: int = 1) -> int:
+    """Return how many speed-ups of a run are to hold together: of all methods against so many of them, at all sizes.
+
+    Those of a run that looks at its intervals, again and again, until they are narrow, count LOOKING times.
+    """
+    config, others = run.head["config"], len(run.head["methods"]) - 1
+    pairs = against * others - against * (against - 1) // 2
+    looks = LOOKING if config.get("until") else 1
+    return max(1, looks * max(1, len(config["sizes"])) * pairs)
+
+
+def enough_rounds(run: Run) -> int:
+    """Return the fewest rounds after which each column of a run can have a verdict."""
+    return enough(together(run, max(1, rivals(run))))
 
 
 def serial_rows(run: Run, comparison: Comparison, *, size: int | None = None) -> list[Row]:
@@ -159,12 +214,14 @@ def widest(run: Run, size: int | None = None) -> float:
 
 
 def widest_interval(run: Run, samples: Measured) -> float:
-    """Return how far the interval of any row's speed-up reaches to a side, as a share of it.
+    """Return how far the interval of any row's speed-up reaches to a side, as a share of it; infinite for too few.
 
     Without a baseline it is the interval of the iteration itself.
     """
-    iteration, baseline = samples.iteration, run.head["baseline"]
-    series: Iterable[NDArray[np.float64]] = (
+    iteration, baseline, held = samples.iteration, run.head["baseline"], together(run)
+    series: Iterable[NDArray[np.float64]] = [
         iteration[baseline] / iteration[method] if baseline else iteration[method] for method in run.head["methods"]
-    )
-    return max((high - low) / (2 * median) for median, low, high in map(median_interval, series))
+    ]
+    if min(map(len, series)) < enough(held):
+        return math.inf
+    return max((high - low) / (2 * median) for median, low, high in (median_interval(one, held) for one in series))

@@ -24,10 +24,11 @@ FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "w
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a model, or of one size of a sweep.
+    """What was measured of a model, or of one size of a sweep: a sample a round.
 
     `compute` has the samples of an iteration's own work, a single 0 in a sweep. `comm` has those of the exchange, and
-    `iteration` those of a whole iteration under the run's schedule (in a sweep they are the same). `wrong` is the most
+    `iteration` those of a whole iteration under the run's schedule (in a sweep they are the same). Of iterations that
+    a method has in a row, a block, it is their mean: they resemble each other. `wrong` is the most
     wrong coordinates that an exchange of a method had; None for a ceiling.
     """
 
@@ -50,7 +51,7 @@ def measured(run: Run, size: int | None = None, *, groups: Grouped | None = None
     groups = grouped(run) if groups is None else groups
     exchanges, overlapped = (groups.get((kind, size), {}) for kind in ("exchange", "overlapped"))
     comm = _by_method(exchanges)
-    iteration = _by_method(overlapped)
+    iteration = {method: blocks(samples, run.head["block"]) for method, samples in _by_method(overlapped).items()}
     compute = compute_samples(groups.get(("compute", None), {}).get("", ()))
     if not iteration:
         iteration = {method: compute + samples for method, samples in comm.items()}
@@ -60,6 +61,11 @@ def measured(run: Run, size: int | None = None, *, groups: Grouped | None = None
             most = max(line["wrong"] for line in lines)
             wrong[method] = None if run.kinds[method] == "ceiling" else max(most, wrong.get(method) or 0)
     return Measured(compute, comm, iteration, wrong)
+
+
+def blocks(samples: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Return the mean of each block of so many samples."""
+    return np.asarray(samples.reshape(-1, block).mean(axis=1), float)
 
 
 def _by_method(lines_of: Mapping[str, Lines]) -> Samples:

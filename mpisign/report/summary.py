@@ -18,7 +18,8 @@ class Summary:
     `measured` has its samples by size; the size of a model is None. `answer`, `breakdown` and
     `overlapped` (the phases of an overlapped iteration) are of a model alone, the last under the schedule "overlap"
     alone. `iterations` is how many there were, the fewest and the most; `widest` is how far the interval of any
-    speed-up reaches to a side, as a share of it.
+    speed-up reaches to a side, as a share of it. `smallest` has the smallest differences that such runs mostly find,
+    as shares: of each row from the baseline, in rising order; `smallest_answer` that of the fastest vote and rival.
     """
 
     run: Run
@@ -29,6 +30,13 @@ class Summary:
     overlapped: Phases | None
     iterations: tuple[int, int]
     widest: float
+    smallest: list[float]
+    smallest_answer: float | None
+
+    @property
+    def samples(self) -> int:
+        """How many samples the method with the fewest has: iterations, or blocks of them."""
+        return int(self.iterations[0] // self.run.head["block"])
 
     @property
     def is_sweep(self) -> bool:
@@ -47,6 +55,7 @@ def summarize(run: Run) -> Summary:
     sweep, overlaps = bool(config["sizes"]), config["schedule"] == "overlap"
     measured = {size: samples.measured(run, size, groups=groups) for size in config["sizes"] or [None]}
     comparisons = {size: Comparison(run, one) for size, one in measured.items()}
+    found = {(size, method): share for size, one in comparisons.items() for method, share in one.smallest().items()}
     if overlaps:
         rows = overlapped_rows(run, comparisons[None])
     else:
@@ -60,4 +69,6 @@ def summarize(run: Run) -> Summary:
         overlapped=phases.overlapped_breakdown(run, groups) if overlaps else None,
         iterations=samples.iterations(run),
         widest=max(widest_interval(run, one) for one in measured.values()),
+        smallest=sorted(share for (_, method), share in found.items() if method),
+        smallest_answer=None if sweep else found.get((None, "")),
     )

@@ -31,7 +31,7 @@ def _speedup(row: Row) -> str:
 
 
 def _against_rival(row: Row) -> str:
-    if row["rival_speedup"] is None or row["rival_verdict"] in ("fastest rival", "ceiling"):
+    if row["rival_speedup"] is None or row["rival_verdict"] in ("fastest rival", "ceiling", "wrong"):
         return row["rival_verdict"] or ""
     speedup = text.ratio_and_interval(Median(row["rival_speedup"], row["rival_low"], row["rival_high"]))
     return f"{speedup} {row['rival_verdict']}"
@@ -48,16 +48,17 @@ def _exposed(row: Row) -> str:
 
 
 Columns = dict[str, Callable[[Row], Any]]
+TOGETHER = "95 % for all rows together"
 _BYTES: Columns = {
     "images/s": lambda row: ratio(row["images_per_s"]),
     "sent MB": lambda row: text.megabytes(row["sent_bytes"]),
     "received MB": lambda row: text.megabytes(row["received_bytes"]),
     "busiest rank MB": lambda row: text.megabytes(row["busiest_bytes"]),
-    "speed-up of the iteration [interval]": _speedup,
+    f"speed-up of the iteration [{TOGETHER}]": _speedup,
 }
 _VERDICT: Columns = {
     "verdict": lambda row: row["verdict"] or "",
-    "against the fastest rival [interval]": _against_rival,
+    f"against the fastest rival [{TOGETHER}]": _against_rival,
     "wrong": lambda row: "" if row["wrong"] is None else row["wrong"],
 }
 COLUMNS: dict[str, Columns] = {  # by schedule
@@ -129,7 +130,8 @@ def render(summary: Summary, form: str, *, per_iteration: bool = False) -> str:
     main, *others = parts(summary)
     if per_iteration:
         others.append(_each_iteration(summary.run))
-    blocks = [title(summary.run), grid(main.cells, main.headers, style=style), answer_line(summary)]
+    lines = "\n".join(filter(None, (answer_line(summary), smallest_line(summary))))
+    blocks = [title(summary.run), grid(main.cells, main.headers, style=style), lines]
     blocks += [f"{part.caption}\n\n{grid(part.cells, part.headers, style=style)}" for part in others]
     blocks.append("\n".join(("- " if form == "markdown" else "") + note for note in notes(summary)))
     return "\n\n".join(filter(None, blocks))
@@ -174,6 +176,8 @@ def title(run: Run) -> str:
     )  # fmt: skip
     baseline = run.head["baseline"] or "none (nothing to compare with)"
     schedule = "" if config["sizes"] else f", schedule {config['schedule']}"
+    if run.head["block"] > 1:
+        schedule += f" (a sample is the mean of {run.head['block']} in a row)"
     fewest, most = samples.iterations(run)
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
     gpus = run.head["machine"].get("gpus", 0)
@@ -187,11 +191,30 @@ def answer_line(summary: Summary) -> str:
         return ""
     answer = summary.answer
     if answer is None:
-        return "Does it pay here? To tell needs a vote and a rival."
+        return "Does it pay here? To tell needs a vote and a rival, both without a wrong result."
+    opposed = " (the medians and the ratios point different ways)" if answer["opposed"] else ""
     return (
         f"Does it pay here? The fastest vote, {answer['vote']}, against the fastest rival, {answer['rival']}: "
-        f"{milliseconds(answer['vote_s'])} ms against {milliseconds(answer['rival_s'])} ms an iteration, "
-        f"speed-up {_speedup(answer)}: {answer['verdict']}. (Both are chosen by these very samples.)"
+        f"{milliseconds(answer['vote_s'])} ms against {milliseconds(answer['rival_s'])} ms an iteration (medians), "
+        f"speed-up {_speedup(answer)} (median of the ratios of paired samples): {answer['verdict']}{opposed}."
+    )
+
+
+def smallest_line(summary: Summary) -> str:
+    """Return the line that says how small a difference such a run finds; nothing where there is nothing to hold."""
+    if summary.run.head["baseline"] is None and summary.answer is None:
+        return ""
+    told = []
+    if summary.smallest_answer is not None:
+        told.append(f"{text.percent(summary.smallest_answer)} between the fastest vote and the fastest rival")
+    if summary.smallest:
+        least, most = (text.percent(share) for share in (summary.smallest[0], summary.smallest[-1]))
+        told.append(f"{least if least == most else f'{least} to {most}, by row,'} from the baseline")
+    if not told:
+        return "What this run could find: no difference, however large, with so few samples."
+    return (
+        f"What this run could find: in 9 of 10 such runs a difference of {' and of '.join(told)} is told from none. "
+        'A smaller one may well be there: "indistinguishable" does not mean equal.'
     )
 
 

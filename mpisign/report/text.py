@@ -22,6 +22,11 @@ def ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
+def percent(share: float) -> str:
+    """Return a share as per cent, two digits."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
 def interval(low: float, high: float, *, form: Callable[[float], str]) -> str:
     """Return an interval whose ends `form` writes."""
     return f"[{form(low)}, {form(high)}]"

@@ -1,6 +1,7 @@
 """What the experiments in benchmarks/ measure with, and how their figures are kept."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import nn
 
 from benchmarks import keep
 from benchmarks.paper import claim, noise, quadratic
-from benchmarks.speed import null
+from benchmarks.speed import null, restarts
+from mpisign.report import rows
+from mpisign.report.samples import Measured
 
 DRAWS, COORDINATES = 1000, 200
 
@@ -120,14 +123,78 @@ def test_a_figure_that_cannot_be_is_refused_before_the_measurement(name, said, t
     assert said in capsys.readouterr().err
 
 
-def test_the_null_experiment_counts_what_it_says():
+def null_line(block=1, unlike=1.0, length=1000):
+    """A series whose samples are what they should be, or one vote of which takes `unlike` as long as the others."""
     rng = np.random.default_rng(0)
-    times = 1e-3 * rng.lognormal(0, 0.01, 4000)
-    lines = [{"seconds": np.stack([times, times * rng.lognormal(0, 0.01, 4000), times * 1.05], axis=1)}]
-    for way, n, comparisons, different, slower in null.rates(lines):
-        assert comparisons == 4000 // n
-        assert slower == comparisons
-        assert 0 < different < 0.12 * comparisons or n > 20, way
+    shared = rng.lognormal(0, 0.1, length)
+    seconds = {name: 1e-3 * shared * rng.lognormal(0, 0.02, length) for name in null.KINDS}
+    seconds[null.SLOWED] = seconds[null.SLOWED] * 1.05
+    seconds["vote a"] *= unlike
+    if block > 1:
+        del seconds[null.SLOWED]
+    return {"type": "series", "ranks": 2, "cores": 2, "bound": True, "coordinates": 2**14, "block": block,
+            "schedule": "overlap" if block > 1 else "serial",
+            "seconds": {name: values.tolist() for name, values in seconds.items()}}  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_null_experiment_counts_what_it_says(block):
+    series = null.read(null_line(block))
+    assert series.length == 1000 // block
+    for n, runs, wrong, planted, slow, told, nine in null.rates(series):
+        assert runs == min(null.MOST, series.length // n)
+        assert max(wrong) <= 0.05 * runs + 2 * (0.05 * 0.95 * runs) ** 0.5
+        assert planted == sorted(planted)
+        assert (slow is None) == (block == 2)
+        if n >= 50:
+            assert planted[-1] == runs
+            assert told < 0.1
+            assert nine > 0.7 * runs or runs < 10
+
+
+def test_the_null_experiment_sees_names_that_are_not_alike():
+    series = null.read(null_line(unlike=1.05))
+    rates = {n: (runs, wrong) for n, runs, wrong, *_ in null.rates(series)}
+    assert rates[200][1][0] == rates[200][0]  # against the baseline
+    assert rates[200][1][2] < rates[200][0]  # the answer is of the fastest vote, and another is
+    assert any(row for _, row, *_ in null.replays(series, 0.005))
+
+
+def test_the_null_experiment_plays_until_by_the_benchs_rule(capsys):
+    series = null.read(null_line())
+    ended = null.replays(series, 0.02)
+    assert len(ended) > 5
+    at = 0
+    for taken, *_ in ended:
+        part = series.cut(slice(at, at + taken), names=null.ALIKE)
+        run = null.empty(part, 0.02)
+        measured = Measured(np.zeros(1), part.seconds, part.seconds, {})
+        assert rows.widest_interval(run, measured) <= 0.02
+        at += taken
+    null.show([null_line(), null_line(2)], "simple")
+    assert "overlapped model" in capsys.readouterr().out
+
+
+def restart_lines(spread):
+    rng = np.random.default_rng(0)
+    head = {"methods": ["gloo", "vote-alltoall"], "kinds": {"gloo": "rival", "vote-alltoall": "vote"}, "block": 1,
+            "config": {"sizes": [4, 16], "schedule": "serial", "iterations": 20}, "machine": {"ranks": 2}}  # fmt: skip
+    names = ["iteration", "rank", "method", "bytes", "seconds", "wrong"]
+    return [{"type": "start", "head": head, "names": names, "samples": [
+                [i, 0, method, size, rng.lognormal(0, 0.01) * factor, 0]
+                for method in head["methods"] for size in (4, 16) for factor in [rng.lognormal(0, spread)]
+                for i in range(20)]} for _ in range(20)]  # fmt: skip
+
+
+def test_restarts_that_differ_are_seen_where_no_difference_is_too_small(capsys):
+    restarts.show(restart_lines(0.05), "plain")
+    lines = capsys.readouterr().out.splitlines()
+    pairs, every, sides = (next(line for line in lines if line.startswith(f"{name}  ") and f"  {least} %" in line)
+                           for name, least in (("any two", 10), ("any two", 0), ("5 and 5", 0)))  # fmt: skip
+    cells = [float(re.findall(r"([\d.]+)%", line)[0]) for line in (pairs, every, sides)]
+    assert cells[0] < 30 < cells[1]
+    assert cells[2] < 5
+    assert "100%" in sides
 
 
 def test_the_papers_setting_in_the_model(capsys):

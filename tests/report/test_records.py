@@ -1,8 +1,10 @@
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from launch import ROOT
 from made import kept, made_run
@@ -14,7 +16,7 @@ from mpisign.report import formats, records, rows, table
 from mpisign.report.notes import notes
 from mpisign.report.statistics import Median
 from mpisign.report.summary import summarize
-from mpisign.report.text import ratio_and_interval
+from mpisign.report.text import percent, ratio_and_interval
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
@@ -83,21 +85,20 @@ def test_rows_take_the_slowest_rank_and_pair_the_iterations():
     assert found["none"]["wrong"] is None
 
 
-@pytest.mark.parametrize(("schedule", "slow", "said"), [
-    ("serial", 1.0, "12.04 ms against 18.06 ms an iteration, speed-up 1.50 [1.50, 1.50]: faster."),
-    ("overlap", 1.0, "11.04 ms against 14.05 ms an iteration, speed-up 1.27 [1.27, 1.27]: faster."),
-    ("serial", 8.0, "26.09 ms against 18.06 ms an iteration, speed-up 0.69 [0.69, 0.69]: slower."),
+@pytest.mark.parametrize(("schedule", "slow", "said", "judged"), [
+    ("serial", 1.0, "12.04 ms against 18.06 ms an iteration (medians), speed-up 1.50 [1.50, 1.50]", "faster"),
+    ("overlap", 1.0, "11.04 ms against 14.05 ms an iteration (medians), speed-up 1.27 [1.27, 1.27]", "faster"),
+    ("serial", 8.0, "26.09 ms against 18.06 ms an iteration (medians), speed-up 0.69 [0.69, 0.69]", "slower"),
 ])  # fmt: skip
-def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, slow, said):
+def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, slow, said, judged):
     run = made_run(schedule=schedule, slow=slow)
     asked = "Does it pay here? The fastest vote, vote-alltoall, against the fastest rival, gloo: "
-    assert (
-        asked + said + " (Both are chosen by these very samples.)" in table.render(summarize(run), "table").splitlines()
-    )
+    line = f"{asked}{said} (median of the ratios of paired samples): {judged}."
+    assert line in table.render(summarize(run), "table").splitlines()
     samples = [line for line in run.samples if line.get("method") != "gloo"]
     alone = records.Run(run.head | {"methods": ["none", "vote-alltoall"], "baseline": None}, samples, run.end)
     assert summarize(alone).answer is None
-    assert "Does it pay here? To tell needs a vote and a rival." in table.render(summarize(alone), "table")
+    assert "Does it pay here? To tell needs a vote and a rival" in table.render(summarize(alone), "table")
 
 
 def test_each_row_is_held_against_the_fastest_rival_too():
@@ -122,10 +123,104 @@ def test_each_row_is_held_against_the_fastest_rival_too():
 
 
 def test_what_is_measured_so_far_is_never_kept_from_before():
-    run, whole = made_run(iterations=2), made_run(iterations=8)
+    run, whole = made_run(iterations=2), made_run(iterations=9)
     before = rows.widest(run)
+    assert before == math.inf  # of too few samples
     run.samples += whole.samples[len(run.samples) :]
     assert rows.widest(run) == rows.widest(whole) != before
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_a_wrong_row_has_no_verdict(form):
+    run = made_run()
+    next(line for line in run.exchange if line["method"] == "vote-alltoall")["wrong"] = 3
+    summary = summarize(run)
+    vote = next(row for row in summary.rows if row["method"] == "vote-alltoall")
+    assert (vote["verdict"], vote["rival_verdict"], vote["wrong"]) == ("wrong", "wrong", 3)
+    assert summary.answer is None
+    text = table.render(summary, form)
+    assert "faster" not in text
+    assert "wrong" in next(line for line in text.splitlines() if "vote-alltoall" in line) or form == "json"
+
+
+def test_nothing_is_held_against_a_baseline_that_is_wrong():
+    run = made_run()
+    next(line for line in run.exchange if line["method"] == "gloo")["wrong"] = 1
+    found = {row["method"]: row for row in summarize(run).rows}
+    assert found["gloo"]["verdict"] == "wrong"
+    assert found["vote-alltoall"]["verdict"] == "baseline is wrong"
+    assert found["vote-alltoall"]["rival_verdict"] is None
+    assert "verdict=baseline-is-wrong wrong=0" in table.render(summarize(run), "lines")
+
+
+def with_times(seconds):
+    """A run without compute whose methods took so many seconds, iteration by iteration, on both ranks."""
+    iterations = len(next(iter(seconds.values())))
+    run = made_run(iterations=iterations)
+    run.head |= {"methods": list(seconds), "baseline": next(iter(seconds)), "lossy": []}
+    run.head["kinds"] = {name: name.split()[0] for name in seconds}
+    run.head["traffic"] = {"model": dict.fromkeys(seconds, [[1, 1]] * 2)}
+    run.samples = [line | dict.fromkeys(("data", "forward", "backward", "step"), 0.0) for line in run.compute]
+    run.samples += [
+        {"type": "exchange", "rank": rank, "iteration": i, "method": name, "wrong": 0, "seconds": float(series[i])}
+        for name, series in seconds.items() for i in range(iterations) for rank in range(2)
+    ]  # fmt: skip
+    return run
+
+
+def test_verdicts_of_tables_hold_for_all_rows_together():
+    rng, names = np.random.default_rng(1), [f"{kind} {i}" for kind in ("rival", "vote") for i in range(5)]
+    false = {"verdict": 0, "rival_verdict": 0, "answer": 0}
+    for _ in range(200):
+        summary = summarize(with_times(dict(zip(names, rng.lognormal(sigma=0.1, size=(10, 20)), strict=True))))
+        for key in ("verdict", "rival_verdict"):
+            false[key] += any(row[key] in ("faster", "slower") for row in summary.rows)
+        false["answer"] += summary.answer["verdict"] in ("faster", "slower")
+        for row in summary.rows:
+            if row["rival_verdict"] == "indistinguishable":  # as the interval that is shown says
+                assert row["rival_low"] <= 1 <= row["rival_high"]
+    assert all(count <= 0.05 * 200 for count in false.values()), false
+
+
+def test_medians_and_ratios_that_point_different_ways_are_no_verdict():
+    vote, rival = np.repeat([1.0, 3.0, 2.0], [16, 16, 8]), np.repeat([1.01, 3.1, 0.5], [16, 16, 8])
+    summary = summarize(with_times({"rival a": rival, "vote a": vote}))
+    answer, row = summary.answer, summary.rows[1]
+    assert answer["rival_s"] < answer["vote_s"]
+    assert 1 < answer["speedup_low"] <= answer["speedup"] == row["rival_speedup"]
+    assert (row["rival_verdict"], answer["verdict"]) == ("faster", "indistinguishable")
+    assert "indistinguishable (the medians and the ratios point different ways)." in table.answer_line(summary)
+
+
+def test_a_block_is_one_sample():
+    run = made_run(schedule="overlap", iterations=8)
+    halves = [line | {"iteration": 2 * line["iteration"] + half, "seconds": line["seconds"] * (1 + half)}
+              for line in run.overlapped for half in (0, 1)]  # fmt: skip
+    run.samples = [line for line in run.samples if line["type"] != "overlapped"] + halves
+    run.head["block"] = 2
+    summary = summarize(run)
+    assert [len(samples) for samples in summary.measured[None].iteration.values()] == [8] * 3
+    assert summary.measured[None].iteration["gloo"][0] == pytest.approx(14e-3 * 1.5)
+    assert "16 iterations, schedule overlap (a sample is the mean of 2 in a row)" in table.title(run)
+    assert summary.samples == 8
+    run.samples = [line for line in run.samples if line["iteration"] < (8 if line["type"] == "overlapped" else 4)]
+    assert any("4 samples: intervals are the range" in note for note in notes(summarize(run)))
+
+
+def test_published_overlapped_records_are_of_blocks():
+    assert [records.read(path).head["block"] for path in EVERY_KIND] == [1, 2, 1]
+
+
+def test_a_run_says_what_it_could_find():
+    rng = np.random.default_rng(2)
+    run = with_times(dict(zip(("rival a", "rival b", "vote a"), rng.lognormal(sigma=0.1, size=(3, 200)), strict=True)))
+    summary = summarize(run)
+    assert 0.01 < summary.smallest_answer < 0.1
+    line = next(line for line in table.render(summary, "table").splitlines() if line.startswith("What this run could"))
+    assert f"a difference of {percent(summary.smallest_answer)} between the fastest vote and the fastest rival" in line
+    assert "from the baseline" in line
+    few = with_times({"rival a": [1.0] * 5, "vote a": [1.0] * 5})
+    assert "no difference, however large" in table.render(summarize(few), "table")
 
 
 def test_the_record_says_what_a_method_is_and_not_its_name():

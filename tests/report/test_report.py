@@ -13,7 +13,7 @@ from launch import ROOT, environment
 from made import kept, made_run
 
 from mpisign.report import __main__ as report
-from mpisign.report import charts, looks, page, records, table
+from mpisign.report import charts, compare, looks, page, records, table
 from mpisign.report.formats import FORMATS
 from mpisign.report.notes import CROWDED, remarks
 from mpisign.report.summary import summarize
@@ -85,17 +85,36 @@ def test_report_redraws(tmp_path, capsys):
         assert capsys.readouterr().out.strip() == table.render(summarize(made_run()), form)
 
 
+def verdicts(printed):
+    """The last column of a comparison, by method."""
+    rows = (line.split() for line in printed.splitlines()[4:] if line.startswith(("gloo", "vote", "none")))
+    return {row[0]: row[-1] for row in rows}
+
+
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
 @pytest.mark.parametrize(
-    ("slow", "code", "said"), [(1.0, 0, "indistinguishable"), (3.0, 3, "slower"), (0.5, 0, "faster")]
+    ("slow", "code", "said"), [(1.0, 0, "indistinguishable"), (3.0, 3, "slower"), (0.2, 0, "faster")]
 )
 def test_compare_tells_what_became_slower_and_its_exit_code_says_so(tmp_path, capsys, schedule, slow, code, said):
     old, new = (kept(made_run(slow=by, schedule=schedule), tmp_path / str(by)) for by in (1, slow))
-    assert report.main(["compare", str(old), str(new)]) == code
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
-    assert lines["vote-alltoall"].endswith(said)
-    assert lines["gloo"].endswith("indistinguishable")
-    assert "none" not in lines
+    least = ("--at-least", "5%")
+    assert report.main(["compare", str(old), str(new), *least]) == code
+    printed = capsys.readouterr().out
+    assert verdicts(printed) == {"vote-alltoall": said, "gloo": "indistinguishable"}
+    assert report.main(["compare", str(old), "--with", str(new), *least]) == code
+    assert capsys.readouterr().out == printed
+    assert "These two starts only" in printed
+    assert "A difference counts from 5 % on." in printed
+
+
+def test_between_two_records_a_small_difference_does_not_count(tmp_path, capsys):
+    old, new = (kept(made_run(slow=by), tmp_path / str(by)) for by in (1.0, 1.08))
+    assert report.main(["compare", str(old), str(new)]) == 0
+    assert "A difference counts from 10 % on." in capsys.readouterr().out
+    assert report.main(["compare", str(old), str(new), "--at-least", "7"]) == 3
+    assert verdicts(capsys.readouterr().out)["vote-alltoall"] == "slower"
+    for percent in ("-1%", "ten", "inf"):
+        assert "--at-least" in refused(capsys, "compare", old, new, f"--at-least={percent}")
 
 
 def test_compare_shows_the_medians_of_whole_overlapped_iterations(tmp_path, capsys):
@@ -105,9 +124,70 @@ def test_compare_shows_the_medians_of_whole_overlapped_iterations(tmp_path, caps
     assert [cell.strip() for cell in row.split("|")][2:4] == ["11.04", "13.05"]
 
 
+def starts_of(factors):
+    """Starts of which each start has a factor of its own on all times of a vote, and a little one on gloo's."""
+    runs = []
+    for number, factor in enumerate(factors):
+        run = made_run(slow=factor)
+        gloo = [line for line in run.exchange if line["method"] == "gloo"]
+        for line in gloo:
+            line["seconds"] *= 1 + 0.001 * (number * 7 % 5)
+        runs.append(compare.started(run))
+    return runs
+
+
+NOISE = (1.0, 1.11, 0.95, 1.04, 0.98)
+
+
+def test_starts_that_differ_among_themselves_are_no_difference_between_the_sides():
+    pair = compare.compare(*([run] for run in starts_of((0.95, 1.11))))
+    assert [cells[-1] for cells in pair.cells] == ["indistinguishable", "slower"]  # within them all is narrow
+    for swapped in (starts_of(NOISE), starts_of(NOISE[::-1])):
+        part = compare.compare(starts_of(NOISE), swapped)
+        assert [cells[-1] for cells in part.cells] == ["indistinguishable"] * 2
+        assert part.caption == "5 old starts and 5 new ones, tested by permutation of the starts."
+    slower = compare.compare(starts_of(NOISE), starts_of([1.2 * factor for factor in NOISE]))
+    assert [cells[-1] for cells in slower.cells] == ["indistinguishable", "slower"]
+    beyond = compare.compare(starts_of(NOISE), starts_of([1.2 * factor for factor in NOISE]), at_least=0.5)
+    assert beyond.cells[1][-1] == "indistinguishable"
+    assert "counts from 50 % on" in beyond.caption
+
+
+@pytest.mark.parametrize("starts", [4, 5, 10])
+def test_comparisons_of_starts_that_are_alike_seldom_find_anything(starts):
+    rng, cells = np.random.default_rng(starts), [(f"vote {i}", None) for i in range(8)]
+    false = found = 0
+    for _ in range(200):
+        medians = rng.lognormal(sigma=0.05, size=(2 * starts, 1)) * rng.lognormal(sigma=0.05, size=(2 * starts, 8))
+        medians[starts:, 0] *= 1.5
+        both = []
+        for side in (medians[:starts], medians[starts:]):
+            values = [dict(zip(cells, start[:, None], strict=True)) for start in side]
+            both.append(compare.Side([compare.Start(samples, frozenset(), overlaps=False) for samples in values]))
+        apart = [ratio.low > 1 or ratio.high < 1 for ratio in compare.between_starts(*both, cells)]
+        found += apart[0]
+        false += any(apart[1:])
+    assert false <= 0.05 * 200 + 2 * (0.05 * 0.95 * 200) ** 0.5
+    assert found > 0.9 * 200
+
+
+def test_a_wrong_result_is_no_improvement(tmp_path, capsys):
+    old, new = made_run(), made_run(slow=0.2)
+    next(line for line in new.exchange if line["method"] == "vote-alltoall")["wrong"] = 1
+    paths = kept(old, tmp_path / "old"), kept(new, tmp_path / "new")
+    assert report.main(["compare", *map(str, paths)]) == 3
+    assert verdicts(capsys.readouterr().out)["vote-alltoall"] == "wrong"
+    assert report.main(["compare", *map(str, paths[::-1])]) == 0
+    assert "old is wrong" in capsys.readouterr().out
+    few = [kept(made_run(slow=by, iterations=3), tmp_path / f"few {by}") for by in (1, 9)]
+    assert report.main(["compare", *map(str, few)]) == 0
+    assert verdicts(capsys.readouterr().out)["vote-alltoall"] == "samples"  # too few
+
+
 def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys):
     old, new = kept(made_run(), tmp_path / "old"), kept(made_run(ranks=3), tmp_path / "new")
     assert "ranks: 2 and 3" in refused(capsys, "compare", old, new)
+    assert "ranks: 2 and 3" in refused(capsys, "compare", old, new, "--with", old, old)
     assert report.main(["compare", "--anyway", str(old), str(new)]) == 0
     assert "WARNING: the runs differ in ranks: 2 and 3" in capsys.readouterr().out
 
@@ -115,8 +195,9 @@ def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys
 def test_compare_wants_two_records_with_something_in_common(tmp_path, capsys):
     old, new = kept(made_run(), tmp_path / "old"), made_run()
     new.head["methods"] = ["none"]
-    assert "required: OLD, NEW" in refused(capsys, "compare")
-    assert "required: NEW" in refused(capsys, "compare", old)
+    assert "required: OLD" in refused(capsys, "compare")
+    for given in ([old], [old, old, old]):
+        assert "give two records, OLD and NEW, or OLD... --with NEW..." in refused(capsys, "compare", *given)
     assert "no method in common" in refused(capsys, "compare", old, kept(new, tmp_path / "new"))
     (tmp_path / "broken").write_text("nothing")
     assert "broken: no record" in refused(capsys, "compare", old, tmp_path / "broken")

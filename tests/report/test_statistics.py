@@ -1,5 +1,5 @@
 import math
-import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mpisign.report.statistics import ENOUGH, Median, median_interval, median_ratio, verdict
+from mpisign.report.statistics import CONFIDENCE, Median, enough, median_interval, smallest_found, verdict
+
+ENOUGH = enough()
 
 
 @given(st.lists(st.floats(0.1, 1e3), min_size=ENOUGH, max_size=200, unique=True))
@@ -61,17 +63,44 @@ def test_the_verdict_on_paired_ratios_is_the_sign_test(ratios):
     assert verdict(median_interval(ratios), len(ratios)) == said
 
 
-def test_median_ratio_of_a_slow_down():
-    rng = np.random.default_rng(2)
-    old, new = rng.normal(1, 0.01, 50), rng.normal(1.05, 0.01, 50)
-    ratio = median_ratio(old, new)
-    assert ratio.low < 1 / 1.05 < ratio.high < 1
+def left_out(n, together):
+    """How many of n samples an interval leaves out at each end, added up from the end: slow, and plainly right."""
+    allowed, below, cut = Fraction((1 - CONFIDENCE) / 2) / together * 2**n, 0, -1
+    while cut < (n - 1) // 2 and below + math.comb(n, cut + 1) <= allowed:
+        cut += 1
+        below += math.comb(n, cut)
+    return max(cut, 0)
 
 
-def test_memory_grows_with_the_samples_and_not_with_the_rounds():
-    series = np.random.default_rng(3).normal(1, 0.01, 5000)
-    tracemalloc.start()
-    median_ratio(series, series)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 200 * series.nbytes  # all rounds at once take 2000 times as much
+@pytest.mark.parametrize("together", [1, 7, 44, 700])
+def test_the_quick_count_is_the_slow_one(together):
+    for n in [*range(1, 200), 999, 1000]:
+        assert median_interval(range(n), together).low == left_out(n, together)
+
+
+def test_enough_samples_are_those_whose_range_covers():
+    for together in range(1, 100):
+        assert 2.0 ** (1 - enough(together)) <= 0.05 / together < 2.0 ** (2 - enough(together))
+        assert verdict(Median(2, 1.5, 3), enough(together), together=together) == "faster"
+        assert verdict(Median(2, 1.5, 3), enough(together) - 1, together=together) == "too few samples"
+
+
+def test_many_intervals_together_all_cover_at_the_nominal_rate():
+    rng = np.random.default_rng(4)
+    tables = rng.lognormal(size=(500, 11, 40))
+    together, alone = (
+        np.mean([all(low <= 1 <= high for _, low, high in (median_interval(row, held) for row in table))
+                 for table in tables]) for held in (11, 1)
+    )  # fmt: skip
+    assert together > 0.95
+    assert alone < 0.75
+
+
+@pytest.mark.parametrize("together", [1, 11, 44])
+def test_the_smallest_difference_is_found_in_nine_of_ten_runs(together):
+    rng = np.random.default_rng(5)
+    runs = rng.lognormal(sigma=0.2, size=(1000, 200))
+    told = np.median([smallest_found(median_interval(run, together), together) for run in runs])
+    found = np.mean([verdict(median_interval(run * (1 + told), together), 200, together=together) == "faster"
+                     for run in runs])  # fmt: skip
+    assert 0.86 < found < 0.95
