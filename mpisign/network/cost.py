@@ -13,7 +13,7 @@ ways at once. `steps` is how many messages wait for each other, for long message
 | mpi, vote-reduce | 2 ceil(log2 P) | Rabenseifner's algorithm (Thakur, Rabenseifner & Gropp 2005, section 4) |
 | vote-allgather | P - 1 | a ring (Thakur et al.) |
 | vote-server | ceil(log2 P) + P - 1 | a binomial gather, then rank 0 sends to each in turn, as its bytes are booked |
-| vote-alltoall | 2 (P - 1) | pairwise exchange (Thakur et al.), then the ring of allgather |
+| bf16-mpi, vote-alltoall | 2 (P - 1) | pairwise exchange (Thakur et al.), then the ring of allgather |
 | vote-hierarchical | the server's in a node, reduce's among nodes | |
 
 Libraries choose other algorithms for short messages and large P (NCCL: trees); there the model is too slow. A sum or a
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..coding.sizes import BITS, BLOCK, blocks_for, planes_for, share_for, words_for
-from .traffic import Traffic, all_reduce, in_turn, phases
+from .traffic import Traffic, all_reduce, in_turn, phases, reduce_shares
 
 FOLDS = 3  # one size in so many is held out in turn; fewer sizes than this can't be fitted
 GBIT = 1e9 / 8  # bytes a second
@@ -58,12 +58,13 @@ def _counters(W: int, P: int) -> int:
 class Formula(NamedTuple):
     """What the model says of a method, for P ranks on L nodes.
 
-    An all-reduce has a size, a vote an exchange. A vote also has `ballots`: how many its busiest rank counts in W
-    words.
+    An all-reduce has a size, and `shares` if each rank reduces a share by itself; a vote has an exchange, and
+    `ballots`: how many its busiest rank counts in W words.
     """
 
     steps: Callable[[int, int], int]  # of P ranks on L nodes
     size: int = 0  # bytes of a coordinate in an all-reduce
+    shares: bool = False
     exchange: str = ""  # a key of traffic.PHASES
     ballots: Callable[[int, int, int], int] = lambda W, P, L: 0
 
@@ -76,6 +77,8 @@ class Formula(NamedTuple):
         """Return what an exchange of d coordinates sends, phase after phase; `nodes` is each rank's node number."""
         if self.exchange:
             return phases(self.exchange, words_for(d), tie=tie, nodes=nodes)
+        if self.shares:
+            return [reduce_shares(d, self.size, len(nodes))]
         return [all_reduce(self.size * d, len(nodes))]
 
 
@@ -89,6 +92,7 @@ FORMULAS: dict[str, Formula] = {
     "nccl": Formula(lambda P, L: _ring(P), size=4),
     "fp16": Formula(lambda P, L: _ring(P), size=2),
     "bf16": Formula(lambda P, L: _ring(P), size=2),
+    "bf16-mpi": Formula(lambda P, L: _ring(P), size=2, shares=True),
     "vote-allgather": _vote("allgather", lambda P, L: P - 1, lambda W, P, L: P * W * BITS),
     "vote-server": _vote("server", lambda P, L: _rooted(P), lambda W, P, L: P * W * BITS),
     "vote-alltoall": _vote("alltoall", lambda P, L: _ring(P), lambda W, P, L: P * share_for(W, P) * BITS),

@@ -25,7 +25,7 @@ RANKS = tuple(2**k for k in range(1, 13))
 RESNET50_COORDINATES = 25_557_032
 # Backward computes two products of a layer's size, for its weights and for its inputs, where forward computes one.
 BACKWARD = 2 / 3
-RIVALS = {"fp32": cost.FP32, "bf16": ("bf16",)}
+RIVALS = {"fp32": cost.FP32, "bf16": ("bf16", "bf16-mpi")}
 SCHEDULES = ("serial", "overlapped")
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BANDWIDTHS = np.geomspace(0.1, 400, 300)  # Gbit/s
-COLOURS = dict(zip(FORMULAS, ("black", "dimgrey", "darkgrey", "C5", "C1", "C0", "C3", "C2", "C4", "C6"), strict=True))
+COLOURS = dict(
+    zip(FORMULAS, ("black", "dimgrey", "darkgrey", "C5", "C1", "C8", "C0", "C3", "C2", "C4", "C6"), strict=True)
+)
 
 
 def draw(made: Projection) -> Figure:

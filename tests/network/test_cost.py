@@ -28,7 +28,7 @@ def test_the_model_knows_every_vote_and_every_plain_all_reduce():
     assert set(cost.MODELLED_VOTES) == {f"vote-{name}" for name in EXCHANGES} <= set(METHODS)
     dense = {name: how.size for name, how in cost.FORMULAS.items() if how.kind == "rival"}
     # An all-reduce makes each of two ranks send as many bytes as go into it.
-    assert dense == {name: METHODS[name].traffic([(1,)], "positive", (0, 1)).max() for name in dense}
+    assert dense == {name: METHODS[name].traffic([(2,)], "positive", (0, 1)).max() / 2 for name in dense}
     left = {name for name, method in METHODS.items() if method.kind != "vote"} - set(dense)
     assert left == {"none", "powersgd-2", "powersgd-4"}
 
@@ -43,6 +43,7 @@ def test_the_bytes_are_the_formulas(P, d, tie):
     formulas = {
         "mpi": 2 * (P - 1) * 4 * d // P, "gloo": 2 * (P - 1) * 4 * d // P, "nccl": 2 * (P - 1) * 4 * d // P,
         "fp16": 2 * (P - 1) * 2 * d // P, "bf16": 2 * (P - 1) * 2 * d // P,
+        "bf16-mpi": 2 * (P - 1) * 2 * math.ceil(d / P),
         "vote-allgather": (P - 1) * W * 8, "vote-server": (P - 1) * W * 8 * (1 + back),
         "vote-alltoall": (P - 1) * math.ceil(W / P) * 8 * (1 + back), "vote-reduce": 2 * (P - 1) * counters // P,
         "vote-hierarchical": 2 * (P - 1) * counters // P,
