@@ -179,6 +179,16 @@ def zeros_vote_minus(spot, bucket):
     bucket.buffer()[bucket.buffer() == 0] = -1e-30
 
 
+def lie(where):
+    """Return what lets the last rank vote against its own gradient in a part of each bucket."""
+
+    def before(spot, bucket):
+        if spot.last:
+            bucket.buffer()[where(bucket.buffer().numel())] *= -100.0
+
+    return before
+
+
 def absent_votes(spot, result, gradient, others):
     vote_of(lambda P: [1.0] * P)(spot, result, gradient, others)
 
@@ -295,6 +305,10 @@ MUTANTS = (
            ways=HELD),
     Mutant("momentum forgotten", "the signs of the gradient alone", VOTE, before=forget_momentum),
     Mutant("momentum twice", "the momentum makes two steps", VOTE, before=momentum_twice),
+    Mutant("last word packed wrong", "the last rank's last word is not that of its gradient", VOTE,
+           before=lie(lambda n: slice((n - 1) // 64 * 64, n))),
+    Mutant("1/64 packed wrong", "nor are the words of 1/64 in the middle", VOTE,
+           before=lie(lambda n: slice(n // 2, n // 2 + n // 64 + 1))),
     Mutant("by a coordinate", "the result is shifted by one coordinate", VOTE, after=rolled(1)),
     Mutant("by a word", "the result is shifted by 64 coordinates", VOTE, after=rolled(64)),
     Mutant("words mirrored", "the coordinates of each word come in reverse", VOTE, after=mirrored),
