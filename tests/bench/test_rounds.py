@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 from mpi4py import MPI
 
 from mpisign.bench import rounds as counting
 from mpisign.report import rows
 from mpisign.report.records import Run
+from mpisign.report.statistics import median_interval
 
 
 def head(methods=2, block=1, **config):
@@ -57,3 +59,22 @@ def test_unasked_there_are_enough_rounds_for_verdicts(monkeypatch):
         assert enough > counting.LEAST
         assert rounds(monkeypatch, seconds=99.0, methods=methods, sizes=sizes, iterations=None) == enough
         assert counting.fewest(Run(facts)) == enough
+
+
+def test_intervals_that_were_looked_at_until_narrow_still_cover(monkeypatch):
+    rng, missed = np.random.default_rng(0), 0
+    run = Run(head(iterations=None, until=0.05, warmup=0))
+    for _ in range(1000):
+        ratios, taken = rng.lognormal(sigma=0.2, size=3000), 0
+
+        def widest(run, size):
+            nonlocal interval
+            interval = median_interval(ratios[:taken], rows.together(run))  # noqa: B023
+            return (interval.high - interval.low) / (2 * interval.median)
+
+        monkeypatch.setattr(rows, "widest", widest)
+        interval = None
+        for i in counting.Rounds(MPI.COMM_SELF, run):
+            taken = i + 1
+        missed += not interval.low <= 1 <= interval.high
+    assert missed <= 0.05 * 1000
