@@ -58,7 +58,8 @@ for ranks in ${RANKS:-1 2 4 8 16}; do
     record=$OUT/$date-${MODEL:-resnet50}-$ranks-ranks.jsonl
     # shellcheck disable=SC2086 # more and share are options or nothing
     step "$ranks ranks" 65 "$mpirun" $more -n "$ranks" "$python" -m mpisign.bench --model "${MODEL:-resnet50}" \
-        --batch-size "$((32 / ranks > 0 ? 32 / ranks : 1))" ${ITERATIONS:+--iterations "$ITERATIONS"} $share --output "$record"
+        --batch-size "$((32 / ranks > 0 ? 32 / ranks : 1))" ${ITERATIONS:+--iterations "$ITERATIONS"} $share \
+        --output "$record"
     [ ! -f "$record" ] || "$python" -m mpisign.report "$record" | awk '/^Where/ {rest = 1} !rest'
 done
 [ ! -f "$OUT/$date-device.jsonl" ] || "$python" -m benchmarks.speed.device --show "$OUT/$date-device.jsonl"
