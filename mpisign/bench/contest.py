@@ -87,15 +87,17 @@ class Contest:
                 ]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
+        self._work.drop()  # backward needs the room, and memory is touched anew where no clock runs
 
     def apply(self, iteration: int, buckets: list[HeldBucket]) -> None:
         """Replace the gradient itself by what the first vote, else the first rival, makes of it.
 
-        Comes after the round of the same iteration.
+        Comes after the round of the same iteration, whose momentum is remembered no longer then.
         """
         first = {ready.method.kind: name for name, ready in reversed(self.methods.items())}
         chosen = next(first[kind] for kind in ("vote", "rival", "ceiling") if kind in first)
         self.restore()
+        self.forget()
         self._lie(self.methods[chosen], iteration, buckets)
         self._play(chosen, iteration, buckets)
         self.terms.spans.take()
@@ -140,6 +142,11 @@ class Contest:
         """Keep the momentum of these buckets as it is now, for `restore`."""
         self._remembered = held
         self._momentum.keep(self._momenta())
+
+    def forget(self) -> None:
+        """Free what was kept for `restore`."""
+        self._remembered = []
+        self._momentum.drop()
 
     def restore(self) -> None:
         """Set the momentum back to what was remembered, also where DDP has divided the gradient anew since."""

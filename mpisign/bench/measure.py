@@ -93,7 +93,9 @@ class _OnModel:
                 sample = {"method": method, "seconds": seconds, "wrong": wrong, "events": events, **spans}
                 self.recorder.keep("overlapped", played * BLOCK + i if played >= 0 else -1, [sample])
         weights.restore()
+        weights.drop()
         contest.restore()
+        contest.forget()
 
     def _seconds(self) -> float:
         """Return what an iteration takes, from the moment that all ranks are ready for it."""

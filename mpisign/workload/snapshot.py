@@ -24,6 +24,10 @@ class Snapshot:
             fits = i < len(before) and before[i].shape == tensor.shape and before[i].dtype == tensor.dtype
             self.copies.append((before[i] if fits else torch.empty_like(tensor)).copy_(tensor))
 
+    def drop(self) -> None:
+        """Free the copies: each is as large as what it is of."""
+        self._tensors, self.copies = [], []
+
     @torch.no_grad()
     def restore(self, tensors: Iterable[Tensor] | None = None) -> None:
         """Set the tensors back to what they were; `tensors` are others that have taken their place."""
