@@ -30,6 +30,7 @@ WORDS = ("tests/voting/test_exchange.py",)
 MANY = ("-k", "exact or traffic")  # of 16 ranks: the laws of the exchanges alone
 HOOKS = ("tests/voting/test_hook.py", "tests/voting/test_copies.py", "tests/bench/test_contest.py",
          "tests/bench/test_readiness.py", "tests/methods/test_shares.py", "tests/ranks/test_patience.py")  # fmt: skip
+FAULTS = ("tests/bench/test_mutants.py",)
 APART = ("tests/voting/test_apart.py",)
 LIMIT = 1200  # seconds a step
 SLOWEST = 10
@@ -74,7 +75,7 @@ LANES = (
         ),
     },
     {
-        "exchanges and hook, MPICH, 1 to 4 ranks": collective(HERE, 4, *WORDS, *HOOKS),
+        "exchanges and hook, MPICH, 1 to 4 ranks": collective(HERE, 4, *WORDS, *HOOKS, *FAULTS),
         "exchanges, MPICH, 16 ranks": collective(HERE, 16, *WORDS, *MANY),
         "hook, Open MPI, 3 ranks": collective(SECOND, 3, *HOOKS, *APART, "--as-started"),
         "exchanges, Open MPI, 16 ranks": collective(SECOND, 16, *WORDS, *MANY),

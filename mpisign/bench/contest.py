@@ -104,22 +104,23 @@ class Contest:
         self.terms.spans.take_events()
         patience.quiet_barrier(self.comm)
 
-    def probe(self, device: torch.device) -> int:
+    def probe(self, device: torch.device) -> dict[str, int]:
         """Let each method that averages do so with a vector whose mean is 1; count the coordinates that are not.
 
-        On all ranks. Each coordinate comes from one rank alone, so a rank that is left out shows. On many ranks the
-        bound that a round checks against, the worst that roundings can do, would let it pass in bf16.
+        By method, on all ranks. Each coordinate comes from one rank alone, so a rank that is left out shows, which on
+        many ranks the bounds that a round checks against would let pass in bf16.
         """
-        wrong, P = 0, self.comm.size
+        wrong, P = dict[str, int](), self.comm.size
         vector = torch.zeros(64 * P + 1, device=device)
         vector[self.comm.rank :: P] = P
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
                 work = HeldBucket(0, vector.clone(), [vector], True)
                 self._play(name, 0, [work])
-                wrong += int(torch.count_nonzero((work.tensor - 1).abs() > 4 * ready.method.truth.roundoff))
+                mine = int(torch.count_nonzero((work.tensor - 1).abs() > 4 * ready.method.truth.roundoff))
+                wrong[name] = self.comm.allreduce(mine)
         self.terms.spans.take_events()
-        return int(self.comm.allreduce(wrong))
+        return wrong
 
     @contextlib.contextmanager
     def overlapping(self, name: str, step: int) -> Iterator[None]:

@@ -34,14 +34,15 @@ def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready]
     contest = Contest(comm, methods, terms=terms, iterations=fewest(run) * run.head["block"])
     recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     device, trial = setting.place.device, None
-    recorder.wrong = contest.probe(device)
+    for method, wrong in contest.probe(device).items():
+        recorder.count(method, wrong)
     if setting.batches is None:
         _Sweep(run, contest, recorder).measure(device)
     else:
         trial = Trial(run.head["config"], contest.turn, device=device, batches=setting.batches)
         _OnModel(run, contest, recorder, trial=trial).measure()
     run.end["measuring"] = cost(contest, trial)
-    run.end["wrong"] = recorder.wrong
+    run.end |= {"wrong": recorder.wrong, "worst": recorder.worst}
     run.end["checked_whole"] = True  # overlapped exchanges too, which those of older records were not
     if setting.config.trace:
         run.end["clock_error_s"] = recorder.clock_error

@@ -21,12 +21,14 @@ class Recorder:
     def __init__(self, comm: Comm, run: Run, *, nodes: list[int], traced: bool = False) -> None:
         self.comm, self.run, self.nodes, self.traced = comm, run, nodes, traced
         self.wrong = 0  # coordinates, on all ranks
+        self.worst: dict[str, int] = {}  # the most wrong coordinates that an exchange of each method had, if any
         self.clock_error = 0.0  # the most that ranks' time lines may be off rank 0's, seconds
         self._zero = comm.bcast(time.perf_counter())  # of the time line, by rank 0's clock
 
     def keep(self, kind: str, iteration: int, samples: list[dict[str, Any]]) -> None:
         """Keep samples as lines of that type; those of the warm-up (iterations below 0) only count what is wrong."""
-        self.wrong += sum(sample.get("wrong", 0) for sample in samples)
+        for sample in samples:
+            self.count(sample.get("method", ""), sample.get("wrong", 0))
         events = [sample.pop("events") for sample in samples]
         if iteration >= 0:
             about = {"type": kind, "iteration": iteration}
@@ -35,6 +37,12 @@ class Recorder:
                 lines += self._time_line(lines, events)
             for rank, part in enumerate(self.comm.gather(lines) or []):
                 self.run.samples += [line | {"rank": rank} for line in part]
+
+    def count(self, method: str, wrong: int) -> None:
+        """Count the wrong coordinates, on all ranks, of an exchange of a method."""
+        self.wrong += wrong
+        if wrong:
+            self.worst[method] = max(wrong, self.worst.get(method, 0))
 
     def _time_line(self, samples: list[dict[str, Any]], events: list[list[Event]]) -> list[dict[str, Any]]:
         """Return the lines of type "span": one for each sample and thread."""

@@ -133,8 +133,10 @@ class Truth:
         cast = list(map(_cast, evidence))
         honest = self.terms.adversary is None
         wrong = sum(map(_unduly, evidence, self._signs, cast)) if honest else 0
-        # no word of it was sent
-        wrong += sum(len(result) for part, result in zip(evidence, results, strict=True) if part.sent is None)
+        for part, result in zip(evidence, results, strict=True):
+            # No word of it was sent, or the run asks for a momentum that is not there.
+            if part.sent is None or (self.terms.momentum and part.momentum is None):
+                wrong += len(result)
         self._count(evidence, cast)
         return wrong + sum(map(truth.wrong_signs, results, self._votes))
 

@@ -55,10 +55,11 @@ def measured(run: Run, size: int | None = None, *, groups: Grouped | None = None
     compute = compute_samples(groups.get(("compute", None), {}).get("", ()))
     if not iteration:
         iteration = {method: compute + samples for method, samples in comm.items()}
+    worst = run.end.get("worst", {})  # of the warm-up too, which has no lines
     wrong: dict[str, int | None] = {}
     for lines_of in (exchanges, overlapped):
         for method, lines in lines_of.items():
-            most = max(line["wrong"] for line in lines)
+            most = max(worst.get(method, 0), max(line["wrong"] for line in lines))
             wrong[method] = None if run.kinds[method] == "ceiling" else max(most, wrong.get(method) or 0)
     return Measured(compute, comm, iteration, wrong)
 

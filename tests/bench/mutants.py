@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mpisign.coding.rules import SignSGD
+
 WAYS = ("serial", "overlapped", "sweep", "train")
 ALL = frozenset(WAYS)
 MODEL = ALL - {"sweep"}  # what needs several buckets
@@ -171,6 +173,10 @@ def forget_momentum(spot, bucket):
     spot.ready.momentum_of(bucket).zero_()
 
 
+def without_momentum(spot, bucket):
+    spot.ready.state.rule = SignSGD()
+
+
 def momentum_twice(spot, bucket):
     spot.ready.momentum_of(bucket).lerp_(bucket.buffer(), 0.1)
 
@@ -304,6 +310,7 @@ MUTANTS = (
     Mutant("zeros vote -1", "a gradient of 0 votes -1", VOTE, before=zeros_vote_minus,
            ways=HELD),
     Mutant("momentum forgotten", "the signs of the gradient alone", VOTE, before=forget_momentum),
+    Mutant("no momentum", "it has none, though the run asks for one", VOTE, before=without_momentum),
     Mutant("momentum twice", "the momentum makes two steps", VOTE, before=momentum_twice),
     Mutant("last word packed wrong", "the last rank's last word is not that of its gradient", VOTE,
            before=lie(lambda n: slice((n - 1) // 64 * 64, n))),

@@ -143,6 +143,13 @@ def test_a_wrong_row_has_no_verdict(form):
     assert "wrong" in next(line for line in text.splitlines() if "vote-alltoall" in line) or form == "json"
 
 
+def test_what_was_wrong_where_no_sample_was_taken_shows_too():
+    run = made_run()
+    run.end["worst"] = {"vote-alltoall": 3}  # in the warm-up, or before it
+    vote = next(row for row in summarize(run).rows if row["method"] == "vote-alltoall")
+    assert (vote["verdict"], vote["wrong"]) == ("wrong", 3)
+
+
 def test_nothing_is_held_against_a_baseline_that_is_wrong():
     run = made_run()
     next(line for line in run.exchange if line["method"] == "gloo")["wrong"] = 1
