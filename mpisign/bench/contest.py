@@ -47,7 +47,7 @@ class Contest:
         self._results: list[Result] = []  # of the last overlapped iteration
         self._remembered: list[HeldBucket] = []
         self._momentum = Snapshot()  # of all votes, by the buckets that are remembered
-        self._work = Snapshot()  # its copies of the gradient are what methods exchange
+        self._gradient = Snapshot()  # of what methods exchange one after the other, in the same buckets
         for ready in methods.values():
             ready.set_schedule("serial")
 
@@ -57,37 +57,42 @@ class Contest:
         return [names[at] for at in self._order.permutation(len(names))]
 
     def round(self, iteration: int, buckets: list[HeldBucket]) -> Iterator[dict[str, Any]]:
-        """Let each method exchange a copy of the gradient; yield this rank's sample for each, in the order of play.
+        """Let each method exchange the gradient; yield this rank's sample for each, in the order of play.
 
+        Before each, and in the end, the buckets are set back to the gradient, last of all: backward leaves it as warm.
         A sample is method, seconds, wrong (of all ranks), the events of the time line and the seconds of each span.
         """
         self.remember(buckets)
-        honest = [floats(bucket.tensor) for bucket in buckets]
+        self._gradient.keep(bucket.tensor for bucket in buckets)
+        honest = [floats(gradient) for gradient in self._gradient.copies]
         momenta: list[Floats | None] = [*map(floats, self._momentum.copies)] or [None for _ in buckets]
         truth, spans = Truth(self.comm, self.terms), self.terms.spans
         for name in self.shuffled():
-            ready, work = self.methods[name], self._copies(buckets)
+            ready = self.methods[name]
             self.restore()
-            lies = self._lie(ready, iteration, work)
-            gradients = [floats(bucket.tensor.clone()) for bucket in work] if lies else honest
+            self._gradient.restore()
+            lies = self._lie(ready, iteration, buckets)
+            gradients = [floats(bucket.tensor.clone()) for bucket in buckets] if lies else honest
+            before = [_floats(ready.kept_of(bucket)) for bucket in buckets]
             with spans("wait"):
                 patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
-            before = [_floats(ready.kept_of(bucket)) for bucket in work]
-            seconds, sent = self._play(name, iteration, work)
+            seconds, sent = self._play(name, iteration, buckets)
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
-                results = [Result(bucket.tensor) for bucket in work]
-                kept = [Kept(was, _floats(ready.kept_of(bucket)), [tuple(part.shape) for part in bucket.parts])
-                        for was, bucket in zip(before, work, strict=True)]  # fmt: skip
+                results = [Result(bucket.tensor) for bucket in reversed(buckets)][::-1]  # the last may be written yet
                 evidence = [
-                    Evidence(gradient, bucket.sizes, tie_of(self.terms, bucket.number, step=iteration), momentum,
-                             sent.get(bucket.number), kept=mine)
-                    for gradient, momentum, bucket, mine in zip(gradients, momenta, work, kept, strict=True)
+                    Evidence(
+                        gradient, bucket.sizes, tie_of(self.terms, bucket.number, step=iteration), momentum,
+                        _floats(ready.momentum_of(bucket)), sent.get(bucket.number),
+                        kept=Kept(kept, _floats(ready.kept_of(bucket)), [tuple(part.shape) for part in bucket.parts]),
+                    )
+                    for gradient, momentum, bucket, kept in zip(gradients, momenta, buckets, before, strict=True)
                 ]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
-        self._work.drop()  # backward needs the room, and memory is touched anew where no clock runs
+        self._gradient.restore()
+        self._gradient.drop()  # backward needs the room
 
     def apply(self, iteration: int, buckets: list[HeldBucket]) -> None:
         """Replace the gradient itself by what the first vote, else the first rival, makes of it.
@@ -104,6 +109,12 @@ class Contest:
         self.terms.spans.take_events()
         patience.quiet_barrier(self.comm)
 
+    def advance(self) -> None:
+        """Let the momentum make its step, where no vote is applied: the one of the last round."""
+        kept = zip(self._momenta(), self._momentum.copies, self._remembered, strict=False)  # none without a momentum
+        for momentum, before, bucket in kept:
+            momentum.copy_(before).lerp_(bucket.tensor, 1 - self.terms.momentum)
+
     def probe(self, device: torch.device) -> dict[str, int]:
         """Let each method that averages do so with a vector whose mean is 1; count the coordinates that are not.
 
@@ -117,14 +128,14 @@ class Contest:
             if ready.method.truth.of == "mean":
                 work = HeldBucket(0, vector.clone(), [vector], True)
                 self._play(name, 0, [work])
-                mine = int(torch.count_nonzero((work.tensor - 1).abs() > 4 * ready.method.truth.roundoff))
-                wrong[name] = self.comm.allreduce(mine)
+                right = (work.tensor - 1).abs() <= 4 * ready.method.truth.roundoff  # not `>`: NaN is wrong, too
+                wrong[name] = self.comm.allreduce(int(torch.count_nonzero(~right)))
         self.terms.spans.take_events()
         return wrong
 
     @contextlib.contextmanager
     def overlapping(self, name: str, step: int) -> Iterator[None]:
-        """Let `play` exchange by this method, during backward."""
+        """Let `play` exchange by this method, during backward. What the result is at the end is what counts."""
         self.turn.give(name, self.methods[name], step=step)
         try:
             yield
@@ -164,11 +175,6 @@ class Contest:
         began = time.perf_counter()
         yield
         self.costs[name].append(time.perf_counter() - began)
-
-    def _copies(self, buckets: list[HeldBucket]) -> list[HeldBucket]:
-        self._work.keep(bucket.tensor for bucket in buckets)
-        copies = zip(buckets, self._work.copies, strict=True)
-        return [HeldBucket(bucket.number, work, bucket.parts, bucket.last) for bucket, work in copies]
 
     def _lie(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:
         """Put a dense traitor's gradients into the buckets, and tell whether there is one."""

@@ -87,7 +87,8 @@ class _OnModel:
             contest.restore()
             for i in range(BLOCK if played >= 0 else 1):
                 with contest.overlapping(method, (played + self.warmup) * BLOCK + i):
-                    seconds = self._seconds()
+                    seconds = self._backward()
+                seconds += self._step()
                 spans = trial.spans.take() | contest.terms.spans.take()
                 events = trial.spans.take_events() + contest.terms.spans.take_events()
                 wrong = contest.wrong_overlapped(method)
@@ -98,12 +99,18 @@ class _OnModel:
         contest.restore()
         contest.forget()
 
-    def _seconds(self) -> float:
-        """Return what an iteration takes, from the moment that all ranks are ready for it."""
+    def _backward(self) -> float:
+        """Return what backward and the exchange take, from the moment that all ranks are ready for it."""
         patience.quiet_barrier(self.contest.comm)
         self.contest.comm.Barrier()
         began = time.perf_counter()
         self.trial.backward()
+        synchronize(self.trial.device)
+        return time.perf_counter() - began
+
+    def _step(self) -> float:
+        """Return what the step takes: the clock stops before it, for a result may not be written any more then."""
+        began = time.perf_counter()
         self.trial.step()
         synchronize(self.trial.device)
         return time.perf_counter() - began
@@ -113,6 +120,7 @@ class _Sweep:
     """Exchanges random vectors of each size, as the micro-benchmarks do, but other ones in each round.
 
     The momentum of a vote would come to be that of one vector, and the vote on it never change: a stale one would do.
+    The momentum makes a step after each round.
     """
 
     def __init__(self, run: Run, contest: Contest, recorder: Recorder) -> None:
@@ -128,7 +136,8 @@ class _Sweep:
             self.recorder.traffic(size, buckets)
             for iteration in Rounds(comm, self.run, what=f"{size} bytes", size=size):
                 vector.normal_(generator=noise)
-                samples = self.contest.round(iteration + config["warmup"], buckets)
+                samples = list(self.contest.round(iteration + config["warmup"], buckets))
+                self.contest.advance()
                 self.recorder.keep("exchange", iteration, [{"bytes": size} | sample for sample in samples])
 
 

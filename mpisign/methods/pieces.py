@@ -27,9 +27,11 @@ SAMPLE = 1024  # words of a bucket, at the least, that are kept of what was put 
 class _Kept:
     """What is kept of a bucket: what this rank put in at some words, on its device, and all the words that it sent."""
 
-    def __init__(self, bucket: Bucket, words: list[slice], gradient: Tensor, momentum: Tensor | None) -> None:
-        self.buffer, self.sizes = bucket.buffer(), [part.numel() for part in bucket.parameters()]
-        self.words, self.gradient, self.momentum = words, gradient, momentum
+    def __init__(self, bucket: Bucket, words: list[slice], momentum: Tensor | None) -> None:
+        self.buffer, self.sizes, self.words = bucket.buffer(), [part.numel() for part in bucket.parameters()], words
+        self.gradient = _cut(self.buffer, words)
+        # Where there is no momentum the gradient is copied twice: so it costs each method the same.
+        self.momentum, self.whole = _cut(self.buffer if momentum is None else momentum, words), momentum
         self.sent: Sent | None = None
 
 
@@ -59,11 +61,8 @@ class Pieces:
     def keep(self, ready: Ready, bucket: Bucket) -> None:
         """Keep pieces of a bucket before it is exchanged; of the ceiling's too, so that all methods pay alike."""
         began = time.perf_counter()
-        gradient, momentum = bucket.buffer(), ready.momentum_of(bucket)
-        words = self._words(bucket.index(), words_for(gradient.numel()))
-        # Where there is no momentum the gradient is copied twice: so it costs each method the same.
-        kept, before = _cut(gradient, words), _cut(gradient if momentum is None else momentum, words)
-        self._kept[bucket.index()] = _Kept(bucket, words, kept, None if momentum is None else before)
+        words = self._words(bucket.index(), words_for(bucket.buffer().numel()))
+        self._kept[bucket.index()] = _Kept(bucket, words, ready.momentum_of(bucket))
         self.seconds += time.perf_counter() - began
 
     def _words(self, number: int, W: int) -> list[slice]:
@@ -83,18 +82,20 @@ class Pieces:
         self._kept[number].sent = Sent(words, absent)
 
     def evidence(self) -> list[Evidence]:
-        """Return what was put in, bucket by bucket, once the iteration is over."""
-        return [
-            Evidence(
-                floats(kept.gradient), kept.sizes, tie_of(self.terms, number, step=self._step),
-                None if kept.momentum is None else floats(kept.momentum), kept.sent, kept.words,
-            )
-            for number, kept in self._kept.items()
-        ]  # fmt: skip
+        """Return what was put in, bucket by bucket, and what became of the momentum, once the iteration is over."""
+        evidence = []
+        for number, kept in self._kept.items():
+            put_in = floats(kept.gradient), kept.sizes, tie_of(self.terms, number, step=self._step)
+            if kept.whole is None:
+                evidence.append(Evidence(*put_in, sent=kept.sent, words=kept.words))
+            else:
+                stepped = floats(_cut(kept.whole, kept.words))
+                evidence.append(Evidence(*put_in, floats(kept.momentum), stepped, kept.sent, kept.words))
+        return evidence
 
     def results(self) -> list[Result]:
-        """Return what came out, whole, as it is now."""
-        return [Result(kept.buffer) for kept in self._kept.values()]
+        """Return what came out, whole, as it is now; of the last buckets first, which may be written yet."""
+        return [Result(kept.buffer) for kept in reversed(self._kept.values())][::-1]
 
 
 def _cut(tensor: Tensor, words: list[slice]) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..coding.bits import Floats, Words
@@ -50,6 +51,7 @@ class Evidence(NamedTuple):
     sizes: list[int]  # of the parameters of the whole bucket
     tie: Tie  # how its vote ought to be taken
     momentum: Floats | None = None  # before the step
+    stepped: Floats | None = None  # the momentum after it
     sent: Sent | None = None  # of a vote, whole
     words: list[slice] | None = None
     kept: Kept | None = None  # of PowerSGD
@@ -62,11 +64,12 @@ class Result:
     """
 
     def __init__(self, buffer: Tensor) -> None:
-        self.array = floats(buffer)
+        self._buffer = buffer
         self._sum = self._summed()
+        self.array = floats(buffer)
 
     def _summed(self) -> int:
-        return int(self.array.view(np.uint32).sum(dtype=np.uint64))
+        return int(self._buffer.view(torch.int32).sum(dtype=torch.int64))  # where the bucket lies
 
     @property
     def changed(self) -> bool:
@@ -132,13 +135,29 @@ class Truth:
         ]
         cast = list(map(_cast, evidence))
         honest = self.terms.adversary is None
-        wrong = sum(map(_unduly, evidence, self._signs, cast)) if honest else 0
+        wrong = 0
+        if honest:
+            wrong += sum(map(_unduly, evidence, self._signs, cast))
+            wrong += sum(self._wrong_momentum(part, mine) for part, mine in zip(evidence, cast, strict=True))
         for part, result in zip(evidence, results, strict=True):
             # No word of it was sent, or the run asks for a momentum that is not there.
-            if part.sent is None or (self.terms.momentum and part.momentum is None):
+            if part.sent is None or (self.terms.momentum and part.stepped is None):
                 wrong += len(result)
         self._count(evidence, cast)
         return wrong + sum(map(truth.wrong_signs, results, self._votes))
+
+    def _wrong_momentum(self, part: Evidence, cast: Cast) -> int:
+        """Count the coordinates in which the momentum is not what its step ought to have made of it."""
+        if part.momentum is None or part.stepped is None:
+            return 0
+        wrong = begin = 0
+        for words in part.words or [slice(0, len(cast.words))]:
+            end = min(begin + (words.stop - words.start) * BITS, len(part.gradient))
+            gradient, before, after = (of[begin:end] for of in (part.gradient, part.momentum, part.stepped))
+            wrong += truth.wrong_momentum(gradient, before, after, beta=self.terms.momentum, absent=cast.absent,
+                                          sizes=part.sizes, first=words.start)  # fmt: skip
+            begin = end
+        return wrong
 
     def _count(self, evidence: Sequence[Evidence], cast: list[Cast]) -> None:
         """Make `_votes` those on these words; not anew, if on all ranks they are the words of before."""

@@ -36,16 +36,39 @@ def plain_words(gradient: Floats, momentum: Floats | None, *, beta: float) -> Wo
 
     A gradient that is not finite, or too far from the momentum, counts as 0.
     """
-    weight = np.float32(1 - beta)
     words = np.zeros(words_for(len(gradient)) * 8, np.uint8)
     for part in _chunks(len(gradient)):
-        m = np.float32(0) if momentum is None else momentum[part]
-        with np.errstate(over="ignore", invalid="ignore"):
-            step = gradient[part] - m
-        x = m + weight * np.where(np.isfinite(step), step, -m)
+        x = _stepped(gradient[part], np.float32(0) if momentum is None else momentum[part], beta=beta)
         packed = np.packbits(x < 0, bitorder="little")
         words[part.start // 8 : part.start // 8 + len(packed)] = packed
     return words.view("<u8").astype(np.uint64, copy=False)
+
+
+def _stepped(gradient: Floats, momentum: Floats | np.float32, *, beta: float) -> Floats:
+    """Return the momentum after its step."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = gradient - momentum
+    x = momentum + np.float32(1 - beta) * np.where(np.isfinite(step), step, -momentum)
+    return np.asarray(x, np.float32)
+
+
+def wrong_momentum(
+    gradient: Floats, before: Floats, after: Floats, *, beta: float, absent: NDArray[np.bool_], sizes: Sequence[int],
+    first: int = 0,
+) -> int:  # fmt: skip
+    """Count the coordinates in which the momentum has not made its step, up to rounding, or has where it is to rest.
+
+    All float32 (n,), from word `first` of a bucket on, of whose parameters the rank is absent on some: see `hook`.
+    """
+    resting = np.repeat(absent, sizes)[first * BITS :][: len(gradient)] if absent.any() else None
+    wrong = 0
+    for part in _chunks(len(gradient)):
+        x = _stepped(gradient[part], before[part], beta=beta)
+        if resting is not None:
+            x = np.where(resting[part], before[part], x)
+        bound = np.float32(2**-21) * (np.abs(before[part]) + np.abs(x)) + np.float32(1e-37)  # what float32 loses near 0
+        wrong += int(np.count_nonzero(~(np.abs(after[part] - x) <= bound)))
+    return wrong
 
 
 def mask(absent: NDArray[np.bool_], sizes: Sequence[int]) -> Words:

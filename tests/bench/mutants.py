@@ -177,6 +177,16 @@ def without_momentum(spot, bucket):
     spot.ready.state.rule = SignSGD()
 
 
+def forget_step(spot, result, gradient, others):
+    momentum = spot.ready.momentum_of(spot.memory["bucket"])
+    momentum.sub_(gradient, alpha=0.1).div_(0.9)
+
+
+def momentum_of_another_beta(spot, result, gradient, others):
+    forget_step(spot, result, gradient, others)
+    spot.ready.momentum_of(spot.memory["bucket"]).lerp_(gradient, 0.2)
+
+
 def momentum_twice(spot, bucket):
     spot.ready.momentum_of(bucket).lerp_(bucket.buffer(), 0.1)
 
@@ -311,6 +321,9 @@ MUTANTS = (
            ways=HELD),
     Mutant("momentum forgotten", "the signs of the gradient alone", VOTE, before=forget_momentum),
     Mutant("no momentum", "it has none, though the run asks for one", VOTE, before=without_momentum),
+    Mutant("momentum not kept", "votes by the new momentum, and keeps the old one", VOTE, after=forget_step),
+    Mutant("momentum of another beta", "votes by the right momentum, and keeps another", VOTE,
+           after=momentum_of_another_beta),
     Mutant("momentum twice", "the momentum makes two steps", VOTE, before=momentum_twice),
     Mutant("last word packed wrong", "the last rank's last word is not that of its gradient", VOTE,
            before=lie(lambda n: slice((n - 1) // 64 * 64, n))),

@@ -160,12 +160,13 @@ def test_momentum_is_restored_where_the_gradient_was_divided_anew(comm):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_words_that_are_not_those_of_the_gradient_are_counted(comm, momentum):
-    """The vote on them is right: what is wrong is what the last rank sends."""
+    """The vote on them is right: what is wrong is what the last rank sends, and what its momentum takes in."""
     with contest_of(comm, *VOTES, momentum=momentum) as contest:
         for vote in contest.methods.values():
             spoil(comm, vote, before=torch.Tensor.neg_)
         for sample in contest.round(0, held_buckets(comm)):
-            assert sample["wrong"] == 800, sample  # every fifth of a thousand is 0, whose sign stays
+            # Every fifth of a thousand is 0, whose sign stays.
+            assert sample["wrong"] == (1600 if momentum else 800), sample
         for name in VOTES:
             assert overlapped_round(comm, contest, name, 0) >= 20_000, name
 
@@ -179,7 +180,8 @@ ABSENT = {  # which ranks have no gradient of a parameter of so many coordinates
 def partly_absent(comm, seed):
     noise = torch.Generator().manual_seed(seed + 10 * comm.rank)
     parts = [torch.randn(n, generator=noise) * (not absent(comm.rank)) for n, absent in ABSENT.items()]
-    return [HeldBucket(0, torch.cat(parts), parts, False), HeldBucket(1, torch.cat(parts[::-1]), parts[::-1], True)]
+    others = [part.clone() for part in reversed(parts)]  # a momentum belongs to one parameter
+    return [HeldBucket(0, torch.cat(parts), parts, False), HeldBucket(1, torch.cat(others), others, True)]
 
 
 def partly_absent_rounds(comm, contest):
