@@ -77,6 +77,9 @@ def milliseconds(seconds: float) -> str:
 
 def summary(name: str) -> None:
     """Print the narrow table of a serial run, the answer's line, and the warnings."""
+    from mpisign.report.statistics import Median
+    from mpisign.report.text import ratio_and_interval
+
     record = newest(name)
     whole = output("-m", "mpisign.report", "--format", "markdown", str(record)).splitlines()
     rows = json.loads(output("-m", "mpisign.report", "--format", "json", str(record)))
@@ -88,7 +91,8 @@ def summary(name: str) -> None:
     for row in rows:
         comm = "{} [{}, {}]".format(*(milliseconds(row[key]) for key in ("comm_s", "comm_low_s", "comm_high_s")))
         typical, busiest = (f"{row[key] / 1e6:.3g}" for key in ("received_bytes", "busiest_bytes"))
-        faster = "{rival_speedup:.2f} [{rival_low:.2f}, {rival_high:.2f}] {rival_verdict}".format(**row)
+        speedup = Median(row["rival_speedup"], row["rival_low"], row["rival_high"])
+        faster = f"{ratio_and_interval(speedup)} {row['rival_verdict']}"
         faster = "wrong" if row["wrong"] else faster
         cells = (row["method"], f"{1e3 * row['iteration_s']:.0f}", comm,
                  typical if typical == busiest else f"{typical} ({busiest})",

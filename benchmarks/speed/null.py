@@ -164,8 +164,8 @@ def found(series, part, times):
 def rates(series):
     """Yield for each n how many runs there are, and how many of them have false verdicts and find what is slower.
 
-    That is: n, runs, false verdicts of three kinds, PLANTED, SLOWED or None, the difference that the tables say nine
-    of ten runs find, as a share, and how many of them do.
+    That is: n, runs, false verdicts of three kinds, PLANTED, SLOWED or None, the difference that the tables say most
+    runs find, as a share, and how many of them do.
     """
     for n in LENGTHS:
         parts = series.parts(n)
@@ -244,7 +244,8 @@ def show(lines, style):
     print("\nFalse verdicts:\n")
     print(tabulate(false, ["coordinates", "n", "tables", *columns], style))
     print("\nFound, of differences in one row of such a table: planted in numbers, and a vote that really is slower. "
-          "The last columns: what the tables say that 9 of 10 runs find, and how many did.\n")  # fmt: skip
+          "The last columns: what the tables say that most runs find (worked out for 9 of 10), and how many "
+          "did.\n")  # fmt: skip
     planted = [f"{times:.0%}" for times in PLANTED]
     print(tabulate(power, ["coordinates", "n", *planted, "really 5 %", "told", "found of what is told"], style))
     if until:

@@ -4,8 +4,9 @@
     python -m benchmarks.speed.restarts --show FILE
 
 Each start is an mpirun of the bench, bound to cores. As nothing changes between them, each verdict of a comparison is
-false: of one start with another, and of some with others. Differences are planted in numbers: the newer side's times
-of one method are multiplied.
+false: of one start with another, of some in a row with those right after them, and of some with others that they took
+turns with. A machine that drifts from one block of starts to the next shows in the second; were the starts drawn for
+both sides, it never could. Differences are planted in numbers: the newer side's times of one method are multiplied.
 """
 
 import subprocess
@@ -29,7 +30,6 @@ STARTS, RANKS = 20, 2
 BENCH = ("-m", "mpisign.bench", "--sizes", "64K:4M:8", "--methods", "mpi,gloo,bf16,vote-alltoall,vote-server",
          "--iterations", "30")  # fmt: skip
 SIDES = 4, 5, 10  # starts on a side
-DRAWS = 100  # ways to draw two sides
 PLANTED = 0.02, 0.05, 0.1, 0.2
 CHANGED = "vote-alltoall"
 
@@ -69,15 +69,17 @@ def found(olds, news):
     return np.mean([word == "slower" for word in said])
 
 
-def sides(runs, count):
-    """Yield pairs of sides: one start and another, all pairs of them, or DRAWS of so many."""
+def sides(runs, count, *, turns=False):
+    """Yield pairs of sides: one start and another, all pairs of them; or of starts in a row the first and last half.
+
+    If they take `turns`, the second start and each other after it are the new side.
+    """
     if count == 1:
         yield from (([one], [other]) for one, other in combinations(runs, 2))
         return
-    rng = np.random.default_rng(count)
-    for _ in range(DRAWS):
-        drawn = [runs[i] for i in rng.permutation(len(runs))[: 2 * count]]
-        yield drawn[:count], drawn[count:]
+    for at in range(len(runs) - 2 * count + 1):
+        row = runs[at : at + 2 * count]
+        yield (row[::2], row[1::2]) if turns else (row[:count], row[count:])
 
 
 def share(count, of):
@@ -91,10 +93,14 @@ def show(lines, style):
     print(f"{len(runs)} starts of {head['machine']['ranks']} ranks, {head['config']['iterations']} iterations of "
           f"{len(head['config']['sizes'])} sizes: {named}\n")  # fmt: skip
     rows = []
-    ways = [("one and the next", {}, list(pairwise([run] for run in runs)), False),
-            ("any two", {}, list(sides(runs, 1)), True), ("any two", {"at_least": 0.0}, list(sides(runs, 1)), True),
-            *((f"{count} and {count}", {}, list(sides(runs, count)), True) for count in SIDES
-              if 2 * count <= len(runs))]  # fmt: skip
+    ways = [
+        ("one and the next", {}, list(pairwise([run] for run in runs)), False),
+        ("any two", {}, list(sides(runs, 1)), True),
+        ("any two", {"at_least": 0.0}, list(sides(runs, 1)), True),
+    ]
+    for turns, how in ((False, "block after block"), (True, "in turns")):
+        ways += [(f"{count} and {count}, {how}", {}, list(sides(runs, count, turns=turns)), True)
+                 for count in SIDES if 2 * count <= len(runs)]  # fmt: skip
     for name, options, pairs, shared in ways:
         counts = np.array([false(olds, news, **options) for olds, news in pairs])
         any_false = (counts[:, 0] > 0).sum()
@@ -110,7 +116,8 @@ def show(lines, style):
     headers = ["compared", "counts from", "comparisons", "cells with a verdict, all false", "tables with one",
                "exit code 3", *planted]  # fmt: skip
     print(tabulate(rows, headers, style))
-    print("\nThe comparisons share their starts, so their rates are less certain than so many would be.")
+    print("\nThe comparisons share their starts, so their rates are less certain than so many would be. Those of "
+          "several starts a side are few.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,14 +21,17 @@ class Recorder:
     def __init__(self, comm: Comm, run: Run, *, nodes: list[int], traced: bool = False) -> None:
         self.comm, self.run, self.nodes, self.traced = comm, run, nodes, traced
         self.wrong = 0  # coordinates, on all ranks
-        self.worst: dict[str, int] = {}  # the most wrong coordinates that an exchange of each method had, if any
+        self.worst: list[dict[str, Any]] = []  # the wrong exchanges of which no line is kept: method, bytes, wrong
         self.clock_error = 0.0  # the most that ranks' time lines may be off rank 0's, seconds
         self._zero = comm.bcast(time.perf_counter())  # of the time line, by rank 0's clock
 
     def keep(self, kind: str, iteration: int, samples: list[dict[str, Any]]) -> None:
         """Keep samples as lines of that type; those of the warm-up (iterations below 0) only count what is wrong."""
         for sample in samples:
-            self.count(sample.get("method", ""), sample.get("wrong", 0))
+            if iteration < 0:
+                self.count(sample.get("method", ""), sample.get("wrong", 0), size=sample.get("bytes"))
+            else:
+                self.wrong += sample.get("wrong", 0)
         events = [sample.pop("events") for sample in samples]
         if iteration >= 0:
             about = {"type": kind, "iteration": iteration}
@@ -38,11 +41,11 @@ class Recorder:
             for rank, part in enumerate(self.comm.gather(lines) or []):
                 self.run.samples += [line | {"rank": rank} for line in part]
 
-    def count(self, method: str, wrong: int) -> None:
-        """Count the wrong coordinates, on all ranks, of an exchange of a method."""
+    def count(self, method: str, wrong: int, *, size: int | None = None) -> None:
+        """Count the wrong coordinates, on all ranks, of an exchange of which no line is kept; `size` is a sweep's."""
         self.wrong += wrong
         if wrong:
-            self.worst[method] = max(wrong, self.worst.get(method, 0))
+            self.worst.append({"method": method, **({"bytes": size} if size else {}), "wrong": wrong})
 
     def _time_line(self, samples: list[dict[str, Any]], events: list[list[Event]]) -> list[dict[str, Any]]:
         """Return the lines of type "span": one for each sample and thread."""

@@ -76,7 +76,8 @@ def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
         prog=f"{PROGRAM} compare",
         description="Say what became faster, slower or indistinguishable from some records to others.",
         epilog="Each record is one start of a run. With four or more on each side their starts are tested by "
-        "permutation; with fewer, how much one start differs from the next is not known. "
+        "permutation; with fewer, how much one start differs from the next is not known. Interleave old and new starts "
+        "(old, new, old, new): drift between two blocks of starts is no difference of the code. "
         "Exit code: 0 if nothing is slower, 3 if something is slower or wrong, 2 if the records can't be compared.",
     )
     parser.add_argument("old", nargs="+", type=Path, metavar="OLD", help="records that mpisign.bench left")

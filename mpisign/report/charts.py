@@ -6,7 +6,7 @@ import importlib.util
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from .looks import (
     error_bar,
     label_plainly,
     looks,
+    marked,
     name_rows,
 )
 from .phases import Phases
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 Points = dict[str, dict[int, Median]]  # by method, and by ranks or bytes: seconds
 
-MAY_DIFFER = ("ranks", "nodes", "cores")  # of records.FACTS, between the records of a chart over ranks
+# Of records.FACTS, between the records of a chart over ranks: their number, and what follows from it.
+MAY_DIFFER = ("ranks", "nodes", "cores", "bound", "torch_threads", "gpus")
 FAR = 2.5  # times the highest median: samples beyond are written at the edge of the axis
 APART = 0.35  # of the way to the next number, what the methods' points there spread over
 MANY = 5000  # dots; more become a picture inside the drawing
@@ -56,10 +58,9 @@ def missing() -> str | None:
 
 def misfit(runs: Sequence[Run]) -> str | None:
     """Say why these records cannot be drawn together, or None: they may differ in the number of ranks alone."""
-    for run in runs[1:]:
-        others = [fact for fact in records.differences(runs[0], run) if fact.split(":")[0] not in MAY_DIFFER]
-        if others:
-            return "they differ in " + "; ".join(others)
+    others = [fact for fact in records.differences(*runs) if fact.split(":")[0] not in MAY_DIFFER]
+    if others:
+        return "they differ in " + "; ".join(others)
     counts = [run.head["machine"]["ranks"] for run in runs]
     again = [count for count in counts if counts.count(count) > 1]
     return f"more than one of them has {again[0]} ranks" if again else None
@@ -119,7 +120,7 @@ def stacked(summary: Summary, phases: Phases) -> Figure:
         whole.set(title="Iteration", xlabel="ms (mean over ranks, median over iterations)")
     _stack(alone, rows, exchange)
     alone.set(title="The exchange alone", xlabel="ms")
-    name_rows(whole, kinds)
+    name_rows(whole, kinds, wrong=_wrong(summary))
     handles = {
         label: handle
         for axes in (whole, alone)
@@ -132,6 +133,12 @@ def stacked(summary: Summary, phases: Phases) -> Figure:
 def _kinds(run: Run) -> dict[str, str]:
     """Return the kind of each method, in the order asked for."""
     return {method: run.kinds[method] for method in run.head["methods"]}
+
+
+def _wrong(*summaries: Summary) -> set[str]:
+    """Return the methods that had a wrong result in any of these runs, at any size."""
+    every = [measured.wrong for summary in summaries for measured in summary.measured.values()]
+    return {method for wrong in every for method, count in wrong.items() if count}
 
 
 def _stack(axes: Axes, rows: list[Row], names: Sequence[str]) -> None:
@@ -175,7 +182,7 @@ def distribution(summary: Summary) -> Figure:
     for ceiling in (name for name in methods if kinds[name] == "ceiling"):
         right.text(0.5, methods.index(ceiling), "sends nothing", transform=right.get_yaxis_transform(),
                    color=GREY, ha="center", va="center", fontsize=9)  # fmt: skip
-    name_rows(left, kinds)
+    name_rows(left, kinds, wrong=_wrong(summary))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
@@ -217,7 +224,7 @@ def sizes(summary: Summary) -> Figure:
         points[row["method"]][row["bytes"]] = Median(row["comm_s"], row["comm_low_s"], row["comm_high_s"])
     figure = empty_figure(summary.run, 6.2)
     axes = figure.subplots()
-    _curves(axes, points, style=looks(kinds))
+    _curves(axes, points, style=looks(kinds), wrong=_wrong(summary))
     ticks = summary.run.head["config"]["sizes"]
     axes.set(
         xlabel="the vector as fp32, bytes (points a little aside of each other)",
@@ -251,7 +258,7 @@ def scaling(summaries: Sequence[Summary]) -> Figure:
         for summary, count in zip(summaries, counts, strict=True):
             for method, samples in samples_of(summary.measured[size]).items():
                 points[method][count] = median_interval(samples)
-        _curves(axes, points, style=looks(kinds))
+        _curves(axes, points, style=looks(kinds), wrong=_wrong(*summaries))
         axes.set(
             title=name, xlabel="ranks (points a little aside of each other)", ylabel="ms (median and its 95 % interval)"
         )
@@ -274,7 +281,7 @@ def _panels(run: Run) -> dict[str, tuple[int | None, Callable[[Measured], Sample
     return {"Iteration": (None, lambda samples: samples.iteration), "The exchange alone": (None, comm)}
 
 
-def _curves(axes: Axes, points: Points, *, style: dict[str, dict[str, Any]]) -> None:
+def _curves(axes: Axes, points: Points, *, style: dict[str, dict[str, Any]], wrong: Collection[str]) -> None:
     """Draw each method's medians with their intervals, a little to the side of each other's."""
     places = sorted({place for medians in points.values() for place in medians})
     step = min((after / before for before, after in pairwise(places)), default=2.0)
@@ -283,8 +290,8 @@ def _curves(axes: Axes, points: Points, *, style: dict[str, dict[str, Any]]) -> 
             middles, aside = list(medians.values()), step ** (APART * (number / len(points) - 0.5))
             axes.errorbar(
                 [place * aside for place in medians], [1e3 * middle.median for middle in middles],
-                yerr=np.hstack([1e3 * error_bar(middle) for middle in middles]), label=method, markersize=5,
-                linewidth=1.3, elinewidth=0.9, capsize=2.5, **style[method],
+                yerr=np.hstack([1e3 * error_bar(middle) for middle in middles]), label=marked(method, wrong),
+                markersize=5, linewidth=1.3, elinewidth=0.9, capsize=2.5, **style[method],
             )  # fmt: skip
     axes.set(xscale="log", yscale="log")
     axes.grid(color="#e4e4e4")

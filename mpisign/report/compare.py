@@ -33,12 +33,17 @@ Cell = tuple[str, int | None]  # a method, and a size in a sweep
 class Start:
     """What is compared of a record: of each cell the `samples` of its exchange, or of whole iterations that overlap it.
 
-    `wrong` are the cells that had a wrong result.
+    `wrong` are the cells that had a wrong result: all of them if the replicas differ between ranks.
     """
 
     samples: dict[Cell, NDArray[np.float64]]
     wrong: frozenset[Cell]
     overlaps: bool
+
+
+def differ(run: Run) -> bool:
+    """Tell whether the replicas of a run's model came to differ between ranks."""
+    return run.end.get("replicas_identical") is False
 
 
 def started(run: Run) -> Start:
@@ -50,7 +55,7 @@ def started(run: Run) -> Start:
         for method in run.head["methods"]:
             if run.kinds[method] != "ceiling":
                 samples[method, size] = (one.iteration if overlaps else one.comm)[method]
-                wrong |= {(method, size)} if one.wrong[method] else set()
+                wrong |= {(method, size)} if one.wrong[method] or differ(run) else set()
     return Start(samples, frozenset(wrong), overlaps)
 
 
@@ -91,15 +96,21 @@ def compare(olds: Sequence[Start], news: Sequence[Start], *, at_least: float | N
 
 
 def _judge(ratio: Median, at_least: float) -> str:
-    if max(ratio.median, 1 / ratio.median) < 1 + at_least or ratio.low <= 1 <= ratio.high:
-        return "indistinguishable"
-    return "faster" if ratio.low > 1 else "slower"
+    if max(ratio.median, 1 / ratio.median) >= 1 + at_least:
+        if ratio.low > 1:
+            return "faster"
+        if ratio.high < 1:
+            return "slower"
+    return "indistinguishable"  # also if the ends are no numbers, which those of constant cells may be
 
 
 def _caption(olds: int, news: int, *, at_least: float, tested: bool) -> str:
     counts = f" A difference counts from {text.percent(at_least)} on." if at_least else ""
     if tested:
-        return f"{olds} old starts and {news} new ones, tested by permutation of the starts.{counts}"
+        return (
+            f"{olds} old starts and {news} new ones, tested by permutation of the starts.{counts} They must have been "
+            "interleaved (old, new, old, new): a drift between two blocks of starts is no difference of the code."
+        )
     these = "These two starts" if olds == news == 1 else "These starts"
     return (
         f"{these} only: how much one start differs from the next is not known ({STARTS} or more on each side would "
@@ -119,7 +130,8 @@ def between_starts(old: Side, new: Side, cells: Sequence[Cell]) -> list[Median]:
     difference, error = _apart(logs, _ways(len(logs), count))
     largest = np.sort(_statistic(difference, error).max(axis=1))[::-1]
     reach = largest[math.floor((1 - CONFIDENCE) * len(largest))] * (1 + 1e-9)  # ways that mirror each other are alike
-    ends = (difference[0], difference[0] - reach * error[0], difference[0] + reach * error[0])
+    with np.errstate(invalid="ignore"):  # infinite times 0
+        ends = (difference[0], difference[0] - reach * error[0], difference[0] + reach * error[0])
     return [Median(*map(float, ratio)) for ratio in np.exp(ends).T]
 
 
@@ -183,9 +195,7 @@ def main(options: argparse.Namespace) -> int:
 
     """
     olds, news = ([records.read(path) for path in paths] for paths in (options.old, options.new))
-    differences = list(dict.fromkeys(
-        fact for run in [*olds[1:], *news] for fact in records.differences(olds[0], run)
-    ))  # fmt: skip
+    differences = records.differences(*olds, *news)
     if differences and not options.anyway:
         raise ValueError(f"the runs differ in {'; '.join(differences)} (--anyway compares them all the same)")
     part = compare(list(map(started, olds)), list(map(started, news)), at_least=options.at_least)
@@ -195,4 +205,7 @@ def main(options: argparse.Namespace) -> int:
     print(f"\n{part.caption}")
     if differences:
         print(f"\nWARNING: the runs differ in {'; '.join(differences)}")
+    for path, run in zip([*options.old, *options.new], [*olds, *news], strict=True):
+        if differ(run):
+            print(f"\nWARNING: the replicas DIFFER between ranks in {path}, so all of it is wrong")
     return SLOWER if any(cells[-1] in ("slower", "wrong") for cells in part.cells) else 0

@@ -6,7 +6,7 @@ method has a marker of its own, and variants of a method differ in the style of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,9 +69,14 @@ def empty_figure(run: Run, height: float, *, counts: Sequence[int] = ()) -> Figu
     return figure
 
 
-def name_rows(axes: Axes, kinds: Mapping[str, str]) -> None:
+def marked(method: str, wrong: Collection[str]) -> str:
+    """Return a method's name, marked if it is one of those that had a wrong result."""
+    return f"{method} (wrong)" if method in wrong else method
+
+
+def name_rows(axes: Axes, kinds: Mapping[str, str], *, wrong: Collection[str]) -> None:
     """Write the methods, given with their kinds, beside their rows, the first on top, each in its kind's colour."""
-    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.set_yticks(range(len(kinds)), [marked(method, wrong) for method in kinds])
     axes.set_ylim(len(kinds) - 0.45, -0.55)
     for label, kind in zip(axes.get_yticklabels(), kinds.values(), strict=True):
         label.set_color({"vote": COOL[0], "rival": WARM[0], "ceiling": GREY}[kind])

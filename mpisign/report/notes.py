@@ -208,11 +208,6 @@ def _checked(summary: Summary) -> str:
     )
 
 
-def _replicas(summary: Summary) -> str:
-    identical = summary.run.end["replicas_identical"]
-    return "replicas: " + ("bit-identical on all ranks" if identical else "DIFFER between ranks")
-
-
 NOTES = (
     Note(_always, _hardware),
     Note(_always, _software),
@@ -229,6 +224,19 @@ NOTES = (
         lambda summary: (
             "ranks are not bound to cores: as their threads wander, a sample resembles the one before it, "
             "and verdicts are wrong more often than they say (docs/measuring.md; mpirun -bind-to core, or the like)"
+        ),
+        warning=True,
+    ),
+    Note(
+        lambda summary: summary.run.end.get("replicas_identical") is False,
+        lambda summary: "replicas: DIFFER between ranks: a result was not the same on all of them",
+        warning=True,
+    ),
+    Note(
+        lambda summary: bool(_config(summary).get("trace")),
+        lambda summary: (
+            "traced: these times are not for verdicts; overlapped rivals have a callback for each bucket that votes "
+            "have not"
         ),
         warning=True,
     ),
@@ -257,5 +265,8 @@ NOTES = (
     Note(lambda summary: summary.overlaps, _checked),
     Note(lambda summary: summary.overlaps and "buckets" in summary.run.end, _buckets),
     Note(lambda summary: "measuring" in summary.run.end, _measuring),
-    Note(lambda summary: summary.run.end.get("replicas_identical") is not None, _replicas),
+    Note(
+        lambda summary: bool(summary.run.end.get("replicas_identical")),
+        lambda summary: "replicas: bit-identical on all ranks",
+    ),
 )

@@ -19,7 +19,7 @@ from ..network import cost
 from ..network.cost import FORMULAS, GBIT, Curve, Errors, Point, Rates, terms
 from . import charts, records, table
 from .records import Run
-from .samples import COMPUTE_SPANS, Lines, compute_samples, grouped, slowest
+from .samples import COMPUTE_SPANS, Lines, compute_samples, grouped, measured, slowest
 
 RANKS = tuple(2**k for k in range(1, 13))
 RESNET50_COORDINATES = 25_557_032
@@ -42,15 +42,22 @@ def points(run: Run) -> list[Point]:
     names = [method for method in run.head["methods"] if method in FORMULAS]
     if not names:
         raise ValueError(f"has no method that the model knows ({', '.join(FORMULAS)})")
-    measured, groups = [], grouped(run)
+    found, groups = [], grouped(run)
     for size in config["sizes"]:
         for method in names:
             lines = groups["exchange", size][method]
             taken = terms(method, facts["ranks"], d=size // 4, nodes=facts["nodes"], tie=config["tie"])
             coding, vote = (_median(lines, spans) for spans in (("pack", "unpack"), ("vote",)))
             whole = float(np.median(slowest(lines, ("seconds",))))
-            measured.append(Point(method, facts["ranks"], size // 4, taken, whole, coding, vote))
-    return measured
+            found.append(Point(method, facts["ranks"], size // 4, taken, whole, coding, vote))
+    return found
+
+
+def wrong_methods(run: Run) -> list[str]:
+    """Return the methods of a sweep that had a wrong result, of whatever size."""
+    groups = grouped(run)
+    sizes = [measured(run, size, groups=groups) for size in run.head["config"]["sizes"]]
+    return [method for method in run.head["methods"] if any(size.wrong[method] for size in sizes)]
 
 
 def _median(lines: Lines, spans: Sequence[str]) -> float:
@@ -142,11 +149,16 @@ def settle(options: argparse.Namespace) -> Projection:
     for name, value in (("ranks", options.ranks), ("coordinates", options.coordinates)):
         if value is not None and value < 1:
             raise ValueError(f"--{name}: must be at least 1, got {value}")
-    groups = cost.by_method(point for path, run in sweeps.items() for point in _points(path, run))
+    wrong = list(dict.fromkeys(method for run in sweeps.values() for method in wrong_methods(run)))
+    groups = cost.by_method(
+        point for path, run in sweeps.items() for point in _points(path, run) if point.method not in wrong
+    )
     if options.project_methods:
         asked = options.project_methods.split(",")
         for name in asked:
             cost.check(name)
+            if name in wrong:
+                raise ValueError(f"--project-methods: {name} had wrong results in a sweep")
             if name not in groups:
                 raise ValueError(f"--project-methods: no sweep given has {name}")
         groups = {name: group for name, group in groups.items() if name in asked}
@@ -154,9 +166,12 @@ def settle(options: argparse.Namespace) -> Projection:
     errors = {name: cost.held_out(group) for name, group in groups.items()}
     model = _model(next(iter(models.values()), None), options)
     latency = None if options.latency_us is None else 1e-6 * options.latency_us
-    made = Projection(model, rates, errors, options.ranks, options.bandwidth, latency, _notes(sweeps.values()))
+    made = Projection(model, rates, errors, options.ranks, options.bandwidth, latency, _notes(sweeps.values(), wrong))
     if not made.votes() or not made.rivals():
-        raise ValueError(f"the sweeps have no vote with an all-reduce in fp32 or bf16: only {', '.join(rates)}")
+        left_out = f", without {', '.join(wrong)}, which had wrong results" if wrong else ""
+        raise ValueError(
+            f"the sweeps have no vote with an all-reduce in fp32 or bf16: only {', '.join(rates)}{left_out}"
+        )
     return made
 
 
@@ -186,12 +201,14 @@ def _compute(run: Run) -> tuple[float, float]:
     return float(np.median(compute_samples(run.compute))), float(np.median(shares))
 
 
-def _notes(sweeps: Iterable[Run]) -> tuple[str, ...]:
+def _notes(sweeps: Iterable[Run], wrong: Sequence[str]) -> tuple[str, ...]:
     machines = [run.head["machine"] for run in sweeps]
     ranks = ", ".join(str(P) for P in sorted({facts["ranks"] for facts in machines}))
     notes = [f"Fitted from sweeps of {ranks} ranks on {', '.join(sorted({facts['device'] for facts in machines}))}."]
     if any(facts["ranks_per_core"] > 1 for facts in machines):
         notes.append("WARNING: ranks shared cores in a sweep: its latency and coding are too slow.")
+    if wrong:
+        notes.append(f"WARNING: left out, for they had wrong results in a sweep: {', '.join(wrong)}.")
     return tuple(notes)
 
 

@@ -10,6 +10,9 @@ which only the sameness on all ranks is checked.
 
 `block` is how many overlapped iterations a method has in a row, else 1.
 
+The last line's `worst` lists what was wrong where no sample was kept, in the warm-up and before it: method, wrong
+coordinates, and in a sweep's warm-up bytes.
+
 Formats: 1 had no schedule; 2 had no `kinds` and no `lossy`; 3 is the one written here.
 
 With --trace each sample is followed by lines of type "span", one for each thread that worked on it: what it belongs
@@ -31,21 +34,26 @@ from typing import Any
 
 FORMAT = 3
 NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped", "baseline"}
-# What must agree before two runs are compared.
+# What must agree before two runs are compared, as far as their records tell it.
 FACTS = {
-    "machine": ("cpu", "cores", "device", "ranks", "nodes", "mpi", "python", "torch"),
+    "machine": ("cpu", "cores", "device", "ranks", "nodes", "bound", "torch_threads", "gpus", "device_memory_fault",
+                "mpi", "python", "torch"),
     "config": ("model", "batch_size", "image_size", "data", "sizes", "schedule", "bucket_mb", "tie", "momentum",
-               "adversaries", "adversary"),
+               "adversaries", "adversary", "share_gpus", "trace"),
 }  # fmt: skip
 
 
 @dataclass
 class Run:
-    """One run of the bench: `head` is the first line of its file, `end` the last."""
+    """One run of the bench: `head` is the first line of its file, `end` the last.
+
+    `baselines` is how many methods could have been its baseline: more than one if it was chosen with the times known.
+    """
 
     head: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
+    baselines: int = 1
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -145,14 +153,15 @@ def unwritable(path: Path) -> str | None:
     return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
 
 
-def differences(old: Run, new: Run) -> list[str]:
-    """Name the facts of FACTS in which two runs differ."""
+def differences(*runs: Run) -> list[str]:
+    """Name the facts of FACTS in which runs differ, of those that have them."""
     facts = []
     for part, names in FACTS.items():
         for name in names:
-            a, b = old.head[part].get(name), new.head[part].get(name)
-            if a != b:
-                facts.append(f"{name}: {a} and {b}")
+            values = [run.head[part][name] for run in runs if name in run.head[part]]
+            different = [value for at, value in enumerate(values) if value not in values[:at]]
+            if len(different) > 1:
+                facts.append(f"{name}: {' and '.join(map(str, different))}")
     return facts
 
 

@@ -51,7 +51,8 @@ def _set_baseline(path: Path, run: Run, *, baseline: str) -> None:
     able = [method for method in run.head["methods"] if run.kinds[method] != "ceiling"]
     if baseline not in able:
         raise ValueError(f"--baseline: {path} has no {baseline}, only {', '.join(able)}")
-    run.head["baseline"] = baseline
+    if baseline != run.head["baseline"]:
+        run.head["baseline"], run.baselines = baseline, len(able)
 
 
 def _refuse_charts(options: argparse.Namespace, runs: Sequence[Run]) -> None:

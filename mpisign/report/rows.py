@@ -31,7 +31,8 @@ class Comparison:
     """Compares the methods of a run with its baseline and with its fastest rival, whichever that is.
 
     A column's intervals hold for all rows of the run together. Those against the fastest rival hold for each method
-    against each rival, so for the one as well that these very samples chose.
+    against each rival, so for the one as well that these very samples chose; those against a baseline that was chosen
+    with the times known hold against each that could have been.
     """
 
     def __init__(self, run: Run, samples: Measured) -> None:
@@ -80,44 +81,49 @@ class Comparison:
         if self.samples.wrong[other]:
             return f"{role} is wrong"
         held = self.with_baseline if role == "baseline" else self.with_rivals
-        return verdict(speedup, len(self.samples.iteration[method]), together=held)
+        judged = verdict(speedup, len(self.samples.iteration[method]), together=held)
+        if judged in ("faster", "slower") and self._opposed(method, speedup, other=other):
+            return "indistinguishable"
+        return judged
+
+    def _opposed(self, method: str, speedup: Median, *, other: str) -> bool:
+        """Tell whether the ratio of the medians and the median of the ratios point different ways."""
+        return (self.medians[other] - self.medians[method]) * (speedup.median - 1) < 0
 
     def answer(self) -> Row | None:
         """Compare the fastest vote with the fastest rival, as the vote's row does; return None without both.
 
         The row has vote, rival, their medians of an iteration, the speed-up of paired samples, its interval, and the
-        verdict. `opposed` says that the ratio of the medians and the median of the ratios point different ways: then
-        the two are indistinguishable.
+        verdict. `opposed` says that medians and ratios point different ways: then the two are indistinguishable.
         """
         if self.vote is None or self.rival is None:
             return None
         vote, rival = self.medians[self.vote], self.medians[self.rival]
         speedup = self.speedup(self.rival, self.vote, together=self.with_rivals)
-        opposed = (rival - vote) * (speedup.median - 1) < 0
         judged = self._judge(self.vote, speedup, other=self.rival, role="fastest rival")
         return {
             "vote": self.vote, "rival": self.rival, "vote_s": vote, "rival_s": rival,
             **dict(zip(("speedup", "speedup_low", "speedup_high"), speedup, strict=True)),
-            "verdict": "indistinguishable" if opposed and judged in ("faster", "slower") else judged,
-            "opposed": opposed,
+            "verdict": judged,
+            "opposed": self._opposed(self.vote, speedup, other=self.rival),
         }  # fmt: skip
 
     def smallest(self) -> dict[str, float]:
-        """Return the smallest difference that would be found by each verdict there is, as a share, by method.
+        """Return the smallest difference that would be found by each verdict there can be, as a share, by method.
 
-        It is of the rows against the baseline. "" is that of the answer. Nothing is found with too few samples.
+        It is of the rows against the baseline. "" is that of the answer. With too few samples it is infinite.
         """
         against: dict[str, tuple[str, str, int]] = {}
-        if self.baseline is not None:
+        if self.baseline in self.medians:
             others = (method for method in self.medians if method != self.baseline)
             against = {method: (self.baseline, method, self.with_baseline) for method in others}
         if self.vote is not None and self.rival is not None:
             against[""] = self.rival, self.vote, self.with_rivals
         return {
             name: smallest_found(self.speedup(other, method, together=held), held)
+            if len(self.samples.iteration[method]) >= enough(held) else math.inf
             for name, (other, method, held) in against.items()
-            if len(self.samples.iteration[method]) >= enough(held)
-        }
+        }  # fmt: skip
 
 
 def rivals(run: Run) -> int:
@@ -125,11 +131,13 @@ def rivals(run: Run) -> int:
     return sum(kind == "rival" for kind in run.kinds.values())
 
 
-def together(run: Run, against: int = 1) -> int:
+def together(run: Run, against: int | None = None) -> int:
     """Return how many speed-ups of a run are to hold together: of all methods against so many of them, at all sizes.
 
+    By default it is against each method that could have been the baseline.
     Those of a run that looks at its intervals, again and again, until they are narrow, count LOOKING times.
     """
+    against = run.baselines if against is None else against
     config, others = run.head["config"], len(run.head["methods"]) - 1
     pairs = against * others - against * (against - 1) // 2
     looks = LOOKING if config.get("until") else 1
@@ -138,7 +146,7 @@ def together(run: Run, against: int = 1) -> int:
 
 def enough_rounds(run: Run) -> int:
     """Return the fewest rounds after which each column of a run can have a verdict."""
-    return enough(together(run, max(1, rivals(run))))
+    return enough(together(run, max(run.baselines, rivals(run))))
 
 
 def serial_rows(run: Run, comparison: Comparison, *, size: int | None = None) -> list[Row]:
@@ -214,9 +222,9 @@ def widest(run: Run, size: int | None = None) -> float:
 
 
 def widest_interval(run: Run, samples: Measured) -> float:
-    """Return how far the interval of any row's speed-up reaches to a side, as a share of it; infinite for too few.
+    """Return how far the interval of any row's speed-up reaches, to its farther side, as a share of it.
 
-    Without a baseline it is the interval of the iteration itself.
+    Without a baseline it is the interval of the iteration itself. It is infinite with too few samples.
     """
     iteration, baseline, held = samples.iteration, run.head["baseline"], together(run)
     series: Iterable[NDArray[np.float64]] = [
@@ -224,4 +232,5 @@ def widest_interval(run: Run, samples: Measured) -> float:
     ]
     if min(map(len, series)) < enough(held):
         return math.inf
-    return max((high - low) / (2 * median) for median, low, high in (median_interval(one, held) for one in series))
+    intervals = (median_interval(one, held) for one in series)
+    return max(max(high - median, median - low) / median for median, low, high in intervals)

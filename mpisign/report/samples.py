@@ -55,13 +55,18 @@ def measured(run: Run, size: int | None = None, *, groups: Grouped | None = None
     compute = compute_samples(groups.get(("compute", None), {}).get("", ()))
     if not iteration:
         iteration = {method: compute + samples for method, samples in comm.items()}
-    worst = run.end.get("worst", {})  # of the warm-up too, which has no lines
     wrong: dict[str, int | None] = {}
     for lines_of in (exchanges, overlapped):
         for method, lines in lines_of.items():
-            most = max(worst.get(method, 0), max(line["wrong"] for line in lines))
+            most = max(_worst(run, method, size=size), max(line["wrong"] for line in lines))
             wrong[method] = None if run.kinds[method] == "ceiling" else max(most, wrong.get(method) or 0)
     return Measured(compute, comm, iteration, wrong)
+
+
+def _worst(run: Run, method: str, *, size: int | None) -> int:
+    """Return the most wrong coordinates that a method had where there are no lines: at this size, or at none."""
+    kept = [one for one in run.end.get("worst", ()) if one["method"] == method]
+    return int(max((one["wrong"] for one in kept if one.get("bytes", size) == size), default=0))
 
 
 def blocks(samples: NDArray[np.float64], block: int) -> NDArray[np.float64]:

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
-FOUND = 0.9  # the share of runs in which a difference is found that is said to be
+# The share of runs in which a difference is found that is said to be. It is told as "most": samples in a row are not
+# independent, so really fewer runs find it (last columns of benchmarks/speed/null.py).
+FOUND = 0.9
 
 
 class Median(NamedTuple):

@@ -18,8 +18,9 @@ class Summary:
     `measured` has its samples by size; the size of a model is None. `answer`, `breakdown` and
     `overlapped` (the phases of an overlapped iteration) are of a model alone, the last under the schedule "overlap"
     alone. `iterations` is how many there were, the fewest and the most; `widest` is how far the interval of any
-    speed-up reaches to a side, as a share of it. `smallest` has the smallest differences that such runs mostly find,
-    as shares: of each row from the baseline, in rising order; `smallest_answer` that of the fastest vote and rival.
+    speed-up reaches to its farther side, as a share of it. `smallest` has the smallest differences that such runs
+    mostly find, as shares: of each row from the baseline, in rising order; `smallest_answer` that of the fastest vote
+    and rival. With too few samples they are infinite.
     """
 
     run: Run

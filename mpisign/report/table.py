@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -202,18 +203,19 @@ def answer_line(summary: Summary) -> str:
 
 def smallest_line(summary: Summary) -> str:
     """Return the line that says how small a difference such a run finds; nothing where there is nothing to hold."""
-    if summary.run.head["baseline"] is None and summary.answer is None:
+    answer, found = summary.smallest_answer, [share for share in summary.smallest if math.isfinite(share)]
+    if answer is None and not summary.smallest:
         return ""
     told = []
-    if summary.smallest_answer is not None:
-        told.append(f"{text.percent(summary.smallest_answer)} between the fastest vote and the fastest rival")
-    if summary.smallest:
-        least, most = (text.percent(share) for share in (summary.smallest[0], summary.smallest[-1]))
+    if answer is not None and math.isfinite(answer):
+        told.append(f"{text.percent(answer)} between the fastest vote and the fastest rival")
+    if found:
+        least, most = (text.percent(share) for share in (found[0], found[-1]))
         told.append(f"{least if least == most else f'{least} to {most}, by row,'} from the baseline")
     if not told:
         return "What this run could find: no difference, however large, with so few samples."
     return (
-        f"What this run could find: in 9 of 10 such runs a difference of {' and of '.join(told)} is told from none. "
+        f"What this run could find: in most such runs a difference of {' and of '.join(told)} is told from none. "
         'A smaller one may well be there: "indistinguishable" does not mean equal.'
     )
 
@@ -224,13 +226,17 @@ def _methods(summary: Summary) -> Part:
     return Part("Each method, and how it stands to the baseline:", list(columns), cells)
 
 
+def _comm_of_size(row: Row) -> str:
+    return f"{_comm(row)} wrong" if row["wrong"] else _comm(row)
+
+
 def _sweep(summary: Summary) -> Part:
     """Return one row a size: each method's milliseconds, and how many coordinates were wrong in all."""
     by_size: dict[int, list[Row]] = defaultdict(list)
     for row in summary.rows:
         by_size[row["bytes"]].append(row)
     cells = [
-        [text.size(size), *map(_comm, rows), str(sum(row["wrong"] or 0 for row in rows))]
+        [text.size(size), *map(_comm_of_size, rows), str(sum(row["wrong"] or 0 for row in rows))]
         for size, rows in by_size.items()
     ]
     headers = ["fp32 size", *(f"{method} ms" for method in summary.run.head["methods"]), "wrong"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from .statistics import Median
+
+EXACT = 1e-9  # what is no farther from 1 is 1: it is no more than the rounding of floats
 
 
 def milliseconds(seconds: float) -> str:
@@ -17,9 +20,9 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:.3g}" if count < 1e9 else f"{count / 1e6:.0f}"
 
 
-def ratio(value: float | None) -> str:
-    """Return a ratio with two decimals, large ones without; nothing for None."""
-    return "" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+def ratio(value: float | None, places: int = 2) -> str:
+    """Return a ratio with so many decimals, large ones without; nothing for None."""
+    return "" if value is None else f"{value:.{places}f}" if value < 100 else f"{value:.0f}"
 
 
 def percent(share: float) -> str:
@@ -33,8 +36,11 @@ def interval(low: float, high: float, *, form: Callable[[float], str]) -> str:
 
 
 def ratio_and_interval(middle: Median) -> str:
-    """Return a ratio with its interval."""
-    return f"{ratio(middle.median)} {interval(middle.low, middle.high, form=ratio)}"
+    """Return a ratio with its interval, with so many decimals that an end is 1.00 only if it is 1."""
+    near = [end for end in middle[1:] if EXACT < abs(end - 1) < 0.01]
+    places = next(places for places in range(2, 10) if all(round(end, places) != 1 for end in near))
+    form = partial(ratio, places=places)
+    return f"{form(middle.median)} {interval(middle.low, middle.high, form=form)}"
 
 
 def milliseconds_and_interval(middle: Median) -> str:

@@ -175,26 +175,35 @@ def test_the_null_experiment_plays_until_by_the_benchs_rule(capsys):
     assert "overlapped model" in capsys.readouterr().out
 
 
-def restart_lines(spread):
+def restart_lines(spread, drift=0.0):
     rng = np.random.default_rng(0)
     head = {"methods": ["gloo", "vote-alltoall"], "kinds": {"gloo": "rival", "vote-alltoall": "vote"}, "block": 1,
             "config": {"sizes": [4, 16], "schedule": "serial", "iterations": 20}, "machine": {"ranks": 2}}  # fmt: skip
     names = ["iteration", "rank", "method", "bytes", "seconds", "wrong"]
     return [{"type": "start", "head": head, "names": names, "samples": [
                 [i, 0, method, size, rng.lognormal(0, 0.01) * factor, 0]
-                for method in head["methods"] for size in (4, 16) for factor in [rng.lognormal(0, spread)]
-                for i in range(20)]} for _ in range(20)]  # fmt: skip
+                for method in head["methods"] for size in (4, 16)
+                for factor in [rng.lognormal(0, spread) * (1 + drift) ** number]
+                for i in range(20)]} for number in range(20)]  # fmt: skip
 
 
 def test_restarts_that_differ_are_seen_where_no_difference_is_too_small(capsys):
     restarts.show(restart_lines(0.05), "plain")
     lines = capsys.readouterr().out.splitlines()
     pairs, every, sides = (next(line for line in lines if line.startswith(f"{name}  ") and f"  {least} %" in line)
-                           for name, least in (("any two", 10), ("any two", 0), ("5 and 5", 0)))  # fmt: skip
+                           for name, least in (("any two", 10), ("any two", 0), ("5 and 5, in turns", 0)))  # fmt: skip
     cells = [float(re.findall(r"([\d.]+)%", line)[0]) for line in (pairs, every, sides)]
     assert cells[0] < 30 < cells[1]
     assert cells[2] < 5
     assert "100%" in sides
+
+
+def test_a_drift_from_start_to_start_is_a_false_verdict_between_blocks_but_not_in_turns(capsys):
+    restarts.show(restart_lines(0.01, drift=0.02), "plain")
+    lines = capsys.readouterr().out.splitlines()
+    with_one = [float(re.findall(r"([\d.]+)%", next(line for line in lines if line.startswith(name)))[1])
+                for name in ("5 and 5, block after block", "5 and 5, in turns")]  # fmt: skip
+    assert with_one == [100, 0]
 
 
 def test_the_papers_setting_in_the_model(capsys):

@@ -118,6 +118,23 @@ def test_what_cannot_be_projected_is_refused_in_one_line(files, arguments, said,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_method_that_was_wrong_at_one_size_is_left_out(folder, tmp_path, capsys, undrawn):
+    run = made_sweep()
+    next(line for line in run.exchange if line["method"] == "vote-alltoall")["wrong"] = 1
+    kept(run, tmp_path / "faulty.jsonl")
+    (tmp_path / "sweep-2.jsonl").write_bytes((folder / "sweep-2.jsonl").read_bytes())
+    both = {"files": ("sweep-2", "faulty")}
+    assert project(tmp_path, tmp_path / "p", "--compute-ms", "1", **both) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "vote-alltoall" in line] == [
+        "WARNING: left out, for they had wrong results in a sweep: vote-alltoall."
+    ]
+    for names, fault in (("vote-alltoall,mpi", "--project-methods: vote-alltoall had wrong results in a sweep"),
+                         ("mpi", "only mpi, without vote-alltoall, which had wrong results")):  # fmt: skip
+        assert project(tmp_path, tmp_path / "p", "--compute-ms", "1", "--project-methods", names, **both) == 2
+        assert fault in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argument", [["--bandwidth", "0"], ["--latency-us", "nan"], ["--compute-ms", "-1"]])
 def test_numbers_out_of_range_are_refused(argument, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -14,7 +14,7 @@ from mpisign.ranks import machine
 from mpisign.report import __main__ as report
 from mpisign.report import formats, records, rows, table
 from mpisign.report.notes import notes
-from mpisign.report.statistics import Median
+from mpisign.report.statistics import Median, enough
 from mpisign.report.summary import summarize
 from mpisign.report.text import percent, ratio_and_interval
 
@@ -145,9 +145,19 @@ def test_a_wrong_row_has_no_verdict(form):
 
 def test_what_was_wrong_where_no_sample_was_taken_shows_too():
     run = made_run()
-    run.end["worst"] = {"vote-alltoall": 3}  # in the warm-up, or before it
+    run.end["worst"] = [{"method": "vote-alltoall", "wrong": 2}, {"method": "vote-alltoall", "wrong": 3}]
     vote = next(row for row in summarize(run).rows if row["method"] == "vote-alltoall")
     assert (vote["verdict"], vote["wrong"]) == ("wrong", 3)
+
+
+@pytest.mark.parametrize(("size", "wrong"), [(4096, [0, 3]), (None, [3, 3])])
+def test_what_was_wrong_at_one_size_is_wrong_there_alone(size, wrong):
+    run = made_run(sizes=(1024, 4096))
+    run.end["worst"] = [{"method": "vote-alltoall", **({"bytes": size} if size else {}), "wrong": 3}]
+    summary = summarize(run)
+    assert [row["wrong"] for row in summary.rows if row["method"] == "vote-alltoall"] == wrong
+    for cells, count in zip(table.parts(summary)[0].cells, wrong, strict=True):
+        assert ["wrong" in cell for cell in cells[1:-1]] == [False, False, count > 0]
 
 
 def test_nothing_is_held_against_a_baseline_that_is_wrong():
@@ -195,8 +205,35 @@ def test_medians_and_ratios_that_point_different_ways_are_no_verdict():
     answer, row = summary.answer, summary.rows[1]
     assert answer["rival_s"] < answer["vote_s"]
     assert 1 < answer["speedup_low"] <= answer["speedup"] == row["rival_speedup"]
-    assert (row["rival_verdict"], answer["verdict"]) == ("faster", "indistinguishable")
+    assert [row["verdict"], row["rival_verdict"], answer["verdict"]] == ["indistinguishable"] * 3
     assert "indistinguishable (the medians and the ratios point different ways)." in table.answer_line(summary)
+
+
+def test_a_baseline_chosen_with_the_times_known_is_held_to_all_that_could_be(tmp_path, capsys):
+    series = {"rival a": 1.0, "vote a": 2.0, "vote b": 4.0, "vote c": 8.0}
+    path = kept(with_times({name: np.full(7, seconds) for name, seconds in series.items()}), tmp_path / "r.jsonl")
+    assert (rows.together(records.read(path)), enough(3)) == (3, 7)
+    assert (rows.together(records.read(path), 4), enough(6)) == (6, 8)
+    for baseline, said in (("rival a", "slower"), ("vote a", "too few samples")):
+        assert report.main([str(path), "--baseline", baseline, "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)[2]["verdict"] == said
+        assert report.main([str(path), "--baseline", baseline]) == 0
+        assert ("each column has enough from 8 on" in capsys.readouterr().out) == (said != "slower")
+
+
+def test_an_interval_is_as_wide_as_its_farther_side():
+    run = with_times({"rival a": [1.0] * 6 + [1.5], "vote a": [1.0] * 7})
+    assert rows.widest(run) == pytest.approx(0.5)
+
+
+def test_replicas_that_differ_and_traces_are_warned_of():
+    run = made_run()
+    assert not any("WARNING" in line and ("replicas" in line or "traced" in line) for line in notes(summarize(run)))
+    run.end["replicas_identical"], run.head["config"]["trace"] = False, True
+    said = notes(summarize(run))
+    assert any(line.startswith("WARNING: replicas: DIFFER") for line in said)
+    assert any(line.startswith("WARNING: traced: these times are not for verdicts") for line in said)
+    assert not any("bit-identical" in line for line in said)
 
 
 def test_a_block_is_one_sample():
@@ -224,8 +261,17 @@ def test_a_run_says_what_it_could_find():
     summary = summarize(run)
     assert 0.01 < summary.smallest_answer < 0.1
     line = next(line for line in table.render(summary, "table").splitlines() if line.startswith("What this run could"))
+    assert "in most such runs" in line
     assert f"a difference of {percent(summary.smallest_answer)} between the fastest vote and the fastest rival" in line
     assert "from the baseline" in line
+    for sample in run.exchange:
+        sample["wrong"] = int(sample["method"] == "rival a")
+    baseline_wrong = table.smallest_line(summarize(run))
+    assert "between the fastest vote and the fastest rival" in baseline_wrong
+    assert "from the baseline" not in baseline_wrong
+    for sample in run.exchange:
+        sample["wrong"] = 1
+    assert not table.smallest_line(summarize(run))
     few = with_times({"rival a": [1.0] * 5, "vote a": [1.0] * 5})
     assert "no difference, however large" in table.render(summarize(few), "table")
 
@@ -339,8 +385,16 @@ def test_a_machine_is_told_by_what_it_is():
     assert name == "intel-xeon-e5-2690-v4-28-cores"
 
 
-def test_ratios_print_with_their_interval():
-    assert ratio_and_interval(Median(1.234, 1.1, 123.4)) == "1.23 [1.10, 123]"
+@pytest.mark.parametrize(("interval", "said"), [
+    ((1.234, 1.1, 123.4), "1.23 [1.10, 123]"),
+    ((1.0, 1.0, 1.0), "1.00 [1.00, 1.00]"),
+    ((1.012, 1.003, 1.02), "1.012 [1.003, 1.020]"),
+    ((0.99, 0.98, 0.99996), "0.99000 [0.98000, 0.99996]"),
+    ((1.0, 1 - 1e-15, 1 + 1e-15), "1.00 [1.00, 1.00]"),
+    ((1.0, math.nan, math.nan), "1.00 [nan, nan]"),
+])  # fmt: skip
+def test_ratios_print_with_their_interval_whose_ends_are_not_1_unless_they_are(interval, said):
+    assert ratio_and_interval(Median(*interval)) == said
 
 
 @pytest.mark.parametrize(("asked", "said"), [(None, "DDP's buckets: 2"), (25.0, "with --bucket-mb 25, not its own: 2")])
@@ -353,3 +407,13 @@ def test_a_note_tells_the_buckets_of_an_overlapped_run(asked, said):
         lines = [line for line in notes(summarize(run)) if "buckets" in line]
         assert len(lines) == told, (schedule, lines)
         assert all(said in line and "the last of 9.7 MB, ready at 99.9 % of backward" in line for line in lines)
+
+
+def test_runs_differ_in_what_both_tell_alone():
+    old, new, more = (made_run(bound=bound) for bound in (True, False, True))
+    assert records.differences(old, new, more) == ["bound: True and False"]
+    new.head["config"]["trace"] = True
+    del new.head["machine"]["bound"]
+    assert records.differences(old, new, more) == []
+    more.head["config"]["trace"] = False
+    assert records.differences(old, new, more) == ["trace: True and False"]

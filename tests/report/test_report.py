@@ -145,7 +145,8 @@ def test_starts_that_differ_among_themselves_are_no_difference_between_the_sides
     for swapped in (starts_of(NOISE), starts_of(NOISE[::-1])):
         part = compare.compare(starts_of(NOISE), swapped)
         assert [cells[-1] for cells in part.cells] == ["indistinguishable"] * 2
-        assert part.caption == "5 old starts and 5 new ones, tested by permutation of the starts."
+        assert part.caption.startswith("5 old starts and 5 new ones, tested by permutation of the starts.")
+        assert "(old, new, old, new)" in part.caption
     slower = compare.compare(starts_of(NOISE), starts_of([1.2 * factor for factor in NOISE]))
     assert [cells[-1] for cells in slower.cells] == ["indistinguishable", "slower"]
     beyond = compare.compare(starts_of(NOISE), starts_of([1.2 * factor for factor in NOISE]), at_least=0.5)
@@ -182,6 +183,35 @@ def test_a_wrong_result_is_no_improvement(tmp_path, capsys):
     few = [kept(made_run(slow=by, iterations=3), tmp_path / f"few {by}") for by in (1, 9)]
     assert report.main(["compare", *map(str, few)]) == 0
     assert verdicts(capsys.readouterr().out)["vote-alltoall"] == "samples"  # too few
+
+
+def test_a_run_whose_replicas_differ_is_wrong_as_a_whole(tmp_path, capsys):
+    paths = kept(made_run(), tmp_path / "right"), kept(made_run(), tmp_path / "apart")
+    run = records.read(paths[1])
+    run.end["replicas_identical"] = False
+    kept(run, paths[1])
+    assert report.main(["compare", *map(str, paths)]) == 3
+    printed = capsys.readouterr().out
+    assert verdicts(printed) == {"vote-alltoall": "wrong", "gloo": "wrong"}
+    assert (
+        printed.splitlines()[-1] == f"WARNING: the replicas DIFFER between ranks in {paths[1]}, so all of it is wrong"
+    )
+    assert report.main(["compare", *map(str, paths[::-1])]) == 0
+    assert "old is wrong" in capsys.readouterr().out
+
+
+def test_what_never_varies_is_not_slower():
+    """Two cells each fall apart into halves, by other starts, so no statistic is rare; the last is always the same."""
+    old_are_quick, others_are_quick = (0, 1, 2, 3), (0, 1, 2, 4)
+    starts = [
+        compare.Start({("a", None): np.array([1.0 + (start not in old_are_quick)]),
+                       ("b", None): np.array([1.0 + (start not in others_are_quick)]),
+                       ("c", None): np.array([1.0])}, frozenset(), overlaps=False)
+        for start in range(8)
+    ]  # fmt: skip
+    part = compare.compare(starts[:4], starts[4:])
+    assert any("nan" in cells[-2] for cells in part.cells)
+    assert [cells[-1] for cells in part.cells] == ["indistinguishable"] * 3
 
 
 def test_runs_on_different_machines_are_compared_only_when_told(tmp_path, capsys):
@@ -239,7 +269,8 @@ def test_figures_are_written_the_same_each_time(tmp_path, capsys):
 
 
 def test_records_of_other_rank_counts_are_drawn_together(tmp_path, capsys):
-    paths = [kept(made_run(ranks=ranks), tmp_path / f"{ranks}.jsonl") for ranks in (2, 4)]
+    runs = {ranks: made_run(ranks=ranks, bound=ranks == 2, torch_threads=4 // ranks) for ranks in (2, 4)}
+    paths = [kept(run, tmp_path / f"{ranks}.jsonl") for ranks, run in runs.items()]
     out = tmp_path / "out"
     assert report.main([*map(str, paths), "--figures", str(out), "--html", str(out / "page.html")]) == 0
     assert {path.stem for path in out.glob("*.svg")} == {
@@ -274,6 +305,21 @@ def bars(axes):
         if bar.get_width() > 0:
             found.setdefault(round(bar.get_y() + bar.get_height() / 2), []).append((bar.get_x(), bar.get_width()))
     return {row: sorted(parts) for row, parts in found.items()}
+
+
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+def test_charts_mark_the_methods_that_were_wrong(schedule):
+    run, sweep = made_run(schedule=schedule), made_run(sizes=(1024, 4096))
+    for line in (*run.exchange, *sweep.exchange[-1:]):
+        line["wrong"] = int(line["method"] == "vote-alltoall")
+    names = ["none", "gloo", "vote-alltoall (wrong)"]
+    for draw in charts.drawings(summarize(run)).values():
+        assert [label.get_text() for label in draw().axes[0].get_yticklabels()] == names
+    for figure in (
+        charts.sizes(summarize(sweep)),
+        charts.scaling([summarize(run), summarize(made_run(ranks=4, schedule=schedule))]),
+    ):
+        assert figure.axes[0].get_legend_handles_labels()[1] == names
 
 
 def test_stacked_bars_have_no_gaps_and_the_breakdowns_length():
