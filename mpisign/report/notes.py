@@ -97,7 +97,15 @@ def _memory(summary: Summary) -> str:
 def _vote(summary: Summary) -> str:
     config = _config(summary)
     traitors = f"{config['adversaries']} ({config['adversary']})" if config["adversaries"] else "0"
-    return f"vote: tie rule {config['tie']}, momentum {config['momentum']}, traitors: {traitors}; seed {config['seed']}"
+    return (
+        f"vote: tie rule {config['tie']}, momentum {config['momentum']}, traitors: {traitors}; seed {config['seed']}; "
+        "zeros vote +1, and nothing watches for misuse, both unlike VoteState's defaults in a script of yours"
+    )
+
+
+def _beside(summary: Summary) -> str:
+    threads = _machine(summary)["torch_threads"]
+    return f"mpi and bf16-mpi compute by {threads} threads of their own beside backward's {threads}; votes code by one"
 
 
 def _crowded(summary: Summary) -> bool:
@@ -263,6 +271,7 @@ NOTES = (
         _checked_of_lossy,
     ),
     Note(lambda summary: summary.overlaps, _checked),
+    Note(lambda summary: summary.overlaps and _machine(summary)["torch_threads"] > 1, _beside),
     Note(lambda summary: summary.overlaps and "buckets" in summary.run.end, _buckets),
     Note(lambda summary: "measuring" in summary.run.end, _measuring),
     Note(
