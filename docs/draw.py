@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "results" / "published"
 PAGES = ["README.md", "results/README.md",
          *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]  # fmt: skip
-CHARTED = ("resnet50-16-ranks",)
+CHARTED = ("resnet50-8-ranks",)
 CHARTS = {"breakdown": "Where an iteration's time goes, method by method",
           "distribution": "Every sample of each method, with medians and intervals"}  # fmt: skip
 

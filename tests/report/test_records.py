@@ -351,7 +351,7 @@ LINE = re.compile(
 )
 KEPT = ROOT / "results" / "published" / "amd-epyc-2-cores"
 EVERY_KIND = [next(KEPT.glob(f"*-{name}.jsonl")) for name in (
-    "resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks")]  # fmt: skip
+    "resnet50-8-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks")]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EVERY_KIND, ids=lambda path: path.stem)

@@ -323,7 +323,7 @@ def test_charts_mark_the_methods_that_were_wrong(schedule):
 
 
 def test_stacked_bars_have_no_gaps_and_the_breakdowns_length():
-    summary = summarize(records.read(newest("resnet50-16-ranks")))
+    summary = summarize(records.read(newest("resnet50-8-ranks")))
     names, found = summary.breakdown
     whole, alone = charts.stacked(summary, summary.breakdown).axes
     for axes, skipped in ((whole, ()), (alone, ("compute", "step", "wait"))):
@@ -457,7 +457,7 @@ def window():
         pytest.skip(f"no headless browser: {reason}")
 
 
-PAGES = ("resnet50-16-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile")
+PAGES = ("resnet50-8-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile")
 WIDTHS = (1280, 390)
 
 
