@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
-# The share of runs in which a difference is found that is said to be. It is told as "most": samples in a row are not
-# independent, so really fewer runs find it (last columns of benchmarks/speed/null.py).
+# The share of runs in which a difference is found that is said to be. It is told as "most": the times of a real run
+# are not what it is worked out for, and fewer find it (last columns of benchmarks/speed/null.py).
 FOUND = 0.9
 
 
