@@ -28,11 +28,11 @@ TINY = 1e-37  # what float32 loses near 0
 
 
 class Share(NamedTuple):
-    """What is known of m coordinates of all ranks' vectors; all in float64, statistics of what is finite alone."""
+    """What is known of m coordinates of all ranks' vectors, computed in float64; statistics of what is finite alone."""
 
     mean: NDArray[np.float64]  # (m,)
-    size: NDArray[np.float64]  # (m,), the mean of |x|
-    deviation: NDArray[np.float64]  # (m,), of the ranks from the mean
+    size: Floats  # (m,), the mean of |x|
+    deviation: Floats  # (m,), of the ranks from the mean
     squares: float  # the sum of all x^2
     largest: float  # the largest eigenvalue of the ranks' matrix of inner products
 
@@ -46,7 +46,7 @@ def share_of(rows: Floats) -> Share:
     deviation = np.sqrt(np.maximum(0.0, squares - np.square(x.mean(axis=0))))
     inner = x @ x.T if len(x) <= x.shape[1] else x.T @ x
     largest = float(np.linalg.eigvalsh(inner)[-1]) if inner.size else 0.0
-    return Share(mean, size, deviation, float(squares.sum() * len(rows)), largest)
+    return Share(mean, size.astype(np.float32), deviation.astype(np.float32), float(squares.sum() * len(rows)), largest)
 
 
 def wrong_means(result: Floats, share: Share, *, P: int, truth: Standard) -> int:

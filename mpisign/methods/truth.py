@@ -69,7 +69,8 @@ class Result:
         self.array = floats(buffer)
 
     def _summed(self) -> int:
-        return int(self._buffer.view(torch.int32).sum(dtype=torch.int64))  # where the bucket lies
+        # Where the bucket lies, modulo 2^32: a wider sum would make a wider copy first.
+        return int(self._buffer.view(torch.int32).sum(dtype=torch.int32))
 
     @property
     def changed(self) -> bool:
