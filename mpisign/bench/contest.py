@@ -81,13 +81,15 @@ class Contest:
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
                 results = [Result(bucket.tensor) for bucket in reversed(buckets)][::-1]  # the last may be written yet
+                stepped = [None if one is None else Result(one) for one in map(ready.momentum_of, buckets)]
                 evidence = [
                     Evidence(
                         gradient, bucket.sizes, tie_of(self.terms, bucket.number, step=iteration), momentum,
-                        _floats(ready.momentum_of(bucket)), sent.get(bucket.number),
+                        after, sent.get(bucket.number),
                         kept=Kept(kept, _floats(ready.kept_of(bucket)), [tuple(part.shape) for part in bucket.parts]),
                     )
-                    for gradient, momentum, bucket, kept in zip(gradients, momenta, buckets, before, strict=True)
+                    for gradient, momentum, after, bucket, kept
+                    in zip(gradients, momenta, stepped, buckets, before, strict=True)
                 ]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}

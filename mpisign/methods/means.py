@@ -64,7 +64,7 @@ def wrong_means(result: Floats, share: Share, *, P: int, truth: Standard) -> int
     expected = (2 * share.squares + (P * (P + 1) / 2 - 1) * share.largest) / P**2
     # Where ranks are so alike that their sums round the same way each time, errors add up instead of their squares.
     alike = known & (share.deviation <= P * truth.roundoff * np.abs(share.mean))
-    expected += float(np.sum(np.square((P + 5) / 2 * share.size[alike])))
+    expected += float(np.sum(np.square((P + 5) / 2 * share.size[alike].astype(np.float64))))
     near_0 = np.count_nonzero(known) * np.square(P * truth.underflow + TINY)
     limit = max(TIMES, P / 5) * ((KAPPA * truth.roundoff) ** 2 * expected + near_0)
     limit *= 1 + TIMES / np.sqrt(max(1, len(result)))  # the mean of few squares may be far from what is expected

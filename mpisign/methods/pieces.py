@@ -33,6 +33,7 @@ class _Kept:
         # Where there is no momentum the gradient is copied twice: so it costs each method the same.
         self.momentum, self.whole = _cut(self.buffer if momentum is None else momentum, words), momentum
         self.sent: Sent | None = None
+        self.stepped: Result | None = None  # the momentum, when the iteration is over
 
 
 class Pieces:
@@ -82,20 +83,22 @@ class Pieces:
         self._kept[number].sent = Sent(words, absent)
 
     def evidence(self) -> list[Evidence]:
-        """Return what was put in, bucket by bucket, and what became of the momentum, once the iteration is over."""
+        """Return what was put in, bucket by bucket, and what became of the momentum; after `results`."""
         evidence = []
         for number, kept in self._kept.items():
             put_in = floats(kept.gradient), kept.sizes, tie_of(self.terms, number, step=self._step)
             if kept.whole is None:
                 evidence.append(Evidence(*put_in, sent=kept.sent, words=kept.words))
             else:
-                stepped = floats(_cut(kept.whole, kept.words))
-                evidence.append(Evidence(*put_in, floats(kept.momentum), stepped, kept.sent, kept.words))
+                evidence.append(Evidence(*put_in, floats(kept.momentum), kept.stepped, kept.sent, kept.words))
         return evidence
 
     def results(self) -> list[Result]:
         """Return what came out, whole, as it is now; of the last buckets first, which may be written yet."""
-        return [Result(kept.buffer) for kept in reversed(self._kept.values())][::-1]
+        results = [Result(kept.buffer) for kept in reversed(self._kept.values())][::-1]
+        for kept in self._kept.values():
+            kept.stepped = None if kept.whole is None else Result(kept.whole)
+        return results
 
 
 def _cut(tensor: Tensor, words: list[slice]) -> Tensor:

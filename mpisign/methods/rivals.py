@@ -218,9 +218,10 @@ def _power_sgd(rank: int) -> Callable[[Comm, Terms, contextlib.ExitStack], Ready
 
 def _power_sgd_coordinates(rank: int) -> Callable[[Shapes], int]:
     """Count as the hook decides."""
-    from .projections import is_compressed
 
     def coordinates(shapes: Shapes) -> int:
+        from .projections import is_compressed
+
         sent = 0
         for shape in shapes:
             rows, columns = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)

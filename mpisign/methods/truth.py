@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .method import Method, Terms
 
 
+CHUNK = 2**20  # coordinates that are summed at a time
+
+
 class Sent(NamedTuple):
     """The words that a rank really sent, int64 (W,) on their device.
 
@@ -44,21 +47,8 @@ class Cast(NamedTuple):
     absent: NDArray[np.bool_]
 
 
-class Evidence(NamedTuple):
-    """What a rank put into an exchange of one bucket: all of it, or what some `words` of it stand for, in order."""
-
-    gradient: Floats  # a dense traitor's own
-    sizes: list[int]  # of the parameters of the whole bucket
-    tie: Tie  # how its vote ought to be taken
-    momentum: Floats | None = None  # before the step
-    stepped: Floats | None = None  # the momentum after it
-    sent: Sent | None = None  # of a vote, whole
-    words: list[slice] | None = None
-    kept: Kept | None = None  # of PowerSGD
-
-
 class Result:
-    """What came out of an exchange of one bucket, whole: `array`, float32 (n,) on the host.
+    """What came out of an exchange of one bucket, or its momentum, whole: `array`, float32 (n,) on the host.
 
     Made when the clock has just stopped, it can tell whether somebody has written to the bucket since then.
     """
@@ -69,13 +59,27 @@ class Result:
         self.array = floats(buffer)
 
     def _summed(self) -> int:
-        # Where the bucket lies, modulo 2^32: a wider sum would make a wider copy first.
-        return int(self._buffer.view(torch.int32).sum(dtype=torch.int32))
+        # Where the bucket lies; in chunks, for torch makes a wider copy first of what it sums wider.
+        chunks = torch.split(self._buffer.view(torch.int32), CHUNK)
+        return sum(int(chunk.sum(dtype=torch.int64).item()) for chunk in chunks)
 
     @property
     def changed(self) -> bool:
         """Whether it is another one now."""
         return self._summed() != self._sum
+
+
+class Evidence(NamedTuple):
+    """What a rank put into an exchange of one bucket: all of it, or what some `words` of it stand for, in order."""
+
+    gradient: Floats  # a dense traitor's own
+    sizes: list[int]  # of the parameters of the whole bucket
+    tie: Tie  # how its vote ought to be taken
+    momentum: Floats | None = None  # before the step
+    stepped: Result | None = None  # the momentum after it, of the whole bucket
+    sent: Sent | None = None  # of a vote, whole
+    words: list[slice] | None = None
+    kept: Kept | None = None  # of PowerSGD
 
 
 def floats(tensor: Tensor) -> Floats:
@@ -118,7 +122,8 @@ class Truth:
             )
         elif method.truth.of == "vote":
             wrong += self._vote(evidence, arrays)
-        wrong += sum(len(result.array) for result in results if result.changed)
+        written = [*results, *(part.stepped for part in evidence if part.stepped is not None)]
+        wrong += sum(len(result.array) for result in written if result.changed)
         patience.quiet_barrier(self.comm)
         return int(self.comm.allreduce(wrong))
 
@@ -154,7 +159,8 @@ class Truth:
         wrong = begin = 0
         for words in part.words or [slice(0, len(cast.words))]:
             end = min(begin + (words.stop - words.start) * BITS, len(part.gradient))
-            gradient, before, after = (of[begin:end] for of in (part.gradient, part.momentum, part.stepped))
+            gradient, before = part.gradient[begin:end], part.momentum[begin:end]
+            after = part.stepped.array[words.start * BITS :][: len(gradient)]
             wrong += truth.wrong_momentum(gradient, before, after, beta=self.terms.momentum, absent=cast.absent,
                                           sizes=part.sizes, first=words.start)  # fmt: skip
             begin = end

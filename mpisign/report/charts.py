@@ -138,7 +138,8 @@ def _kinds(run: Run) -> dict[str, str]:
 def _wrong(*summaries: Summary) -> set[str]:
     """Return the methods that had a wrong result in any of these runs, at any size."""
     every = [measured.wrong for summary in summaries for measured in summary.measured.values()]
-    return {method for wrong in every for method, count in wrong.items() if count}
+    differing = (summary.run.head["methods"] for summary in summaries if summary.run.replicas_differ)
+    return {method for wrong in every for method, count in wrong.items() if count}.union(*differing)
 
 
 def _stack(axes: Axes, rows: list[Row], names: Sequence[str]) -> None:

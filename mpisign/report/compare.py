@@ -41,11 +41,6 @@ class Start:
     overlaps: bool
 
 
-def differ(run: Run) -> bool:
-    """Tell whether the replicas of a run's model came to differ between ranks."""
-    return run.end.get("replicas_identical") is False
-
-
 def started(run: Run) -> Start:
     """Return what is compared of a run."""
     samples: dict[Cell, NDArray[np.float64]] = {}
@@ -55,7 +50,7 @@ def started(run: Run) -> Start:
         for method in run.head["methods"]:
             if run.kinds[method] != "ceiling":
                 samples[method, size] = (one.iteration if overlaps else one.comm)[method]
-                wrong |= {(method, size)} if one.wrong[method] or differ(run) else set()
+                wrong |= {(method, size)} if one.wrong[method] or run.replicas_differ else set()
     return Start(samples, frozenset(wrong), overlaps)
 
 
@@ -198,14 +193,20 @@ def main(options: argparse.Namespace) -> int:
     differences = records.differences(*olds, *news)
     if differences and not options.anyway:
         raise ValueError(f"the runs differ in {'; '.join(differences)} (--anyway compares them all the same)")
-    part = compare(list(map(started, olds)), list(map(started, news)), at_least=options.at_least)
+    starts, before = list(map(started, news)), list(map(started, olds))
+    part = compare(before, starts, at_least=options.at_least)
     if not part.cells:
         raise ValueError("the runs have no method in common")
     print(table.grid(part.cells, part.headers, style="pipe" if options.format == "markdown" else "simple"))
     print(f"\n{part.caption}")
     if differences:
         print(f"\nWARNING: the runs differ in {'; '.join(differences)}")
+    everywhere = set.intersection(*(set(start.samples) for start in [*before, *starts]))
+    lacking = {cell[0] for start in [*before, *starts] for cell in start.samples if cell not in everywhere}
+    if lacking:
+        print(f"\nWARNING: not compared, for not all records have them: {', '.join(sorted(lacking))}")
     for path, run in zip([*options.old, *options.new], [*olds, *news], strict=True):
-        if differ(run):
+        if run.replicas_differ:
             print(f"\nWARNING: the replicas DIFFER between ranks in {path}, so all of it is wrong")
-    return SLOWER if any(cells[-1] in ("slower", "wrong") for cells in part.cells) else 0
+    wrong = any(start.wrong for start in starts)
+    return SLOWER if wrong or any(cells[-1] == "slower" for cells in part.cells) else 0

@@ -5,8 +5,7 @@ each of one iteration and rank: lines of type "compute"; "exchange", of one meth
 under the schedule "overlap" also "overlapped", a whole iteration of one method. Times are seconds, sizes are bytes.
 
 The first line says what its methods are, so that no reader has to know their names: `kinds` has for each of them
-"ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result, of
-which only the sameness on all ranks is checked.
+"ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result.
 
 `block` is how many overlapped iterations a method has in a row, else 1.
 
@@ -37,7 +36,7 @@ NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped"
 # What must agree before two runs are compared, as far as their records tell it.
 FACTS = {
     "machine": ("cpu", "cores", "device", "ranks", "nodes", "bound", "torch_threads", "gpus", "device_memory_fault",
-                "mpi", "python", "torch"),
+                "mpi", "thread_level", "launcher", "python", "torch", "numba", "mpi4py"),
     "config": ("model", "batch_size", "image_size", "data", "sizes", "schedule", "bucket_mb", "tie", "momentum",
                "adversaries", "adversary", "share_gpus", "trace"),
 }  # fmt: skip
@@ -60,6 +59,11 @@ class Run:
         """The kind of each method: "ceiling", "rival" or "vote"."""
         kinds: dict[str, str] = self.head["kinds"]
         return kinds
+
+    @property
+    def replicas_differ(self) -> bool:
+        """Whether the replicas of the model came to differ between ranks."""
+        return self.end.get("replicas_identical") is False
 
     @property
     def compute(self) -> list[dict[str, Any]]:

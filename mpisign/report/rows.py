@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .records import Run
 from .samples import Measured, measured
@@ -37,9 +35,10 @@ class Comparison:
 
     def __init__(self, run: Run, samples: Measured) -> None:
         self.baseline, self.kinds, self.samples = run.head["baseline"], run.kinds, samples
+        self.replicas_differ = run.replicas_differ  # then none is to be believed, though each exchange seemed right
         self.medians = {
             method: float(np.median(seconds)) for method, seconds in samples.iteration.items()
-            if self.kinds[method] != "ceiling" and not samples.wrong[method]
+            if self.kinds[method] != "ceiling" and not samples.wrong[method] and not run.replicas_differ
         }  # fmt: skip
         self.vote = self._fastest("vote")
         self.rival = self._fastest("rival")
@@ -74,7 +73,7 @@ class Comparison:
         """Return the verdict on a method, or what stands in its place; `role` is what the other method is."""
         if self.kinds[method] == "ceiling":
             return "ceiling"
-        if self.samples.wrong[method]:
+        if self.samples.wrong[method] or self.replicas_differ:
             return "wrong"
         if method == other:
             return role
@@ -224,13 +223,14 @@ def widest(run: Run, size: int | None = None) -> float:
 def widest_interval(run: Run, samples: Measured) -> float:
     """Return how far the interval of any row's speed-up reaches, to its farther side, as a share of it.
 
-    Without a baseline it is the interval of the iteration itself. It is infinite with too few samples.
+    Both columns are looked at. Without any speed-up it is the interval of the iteration itself. It is infinite with too
+    few samples.
     """
-    iteration, baseline, held = samples.iteration, run.head["baseline"], together(run)
-    series: Iterable[NDArray[np.float64]] = [
-        iteration[baseline] / iteration[method] if baseline else iteration[method] for method in run.head["methods"]
-    ]
-    if min(map(len, series)) < enough(held):
+    comparison, iteration, methods = Comparison(run, samples), samples.iteration, run.head["methods"]
+    columns = {comparison.baseline: comparison.with_baseline, comparison.rival: comparison.with_rivals}
+    series = [(iteration[other] / iteration[method], held) for other, held in columns.items() if other is not None
+              for method in methods] or [(iteration[method], together(run)) for method in methods]  # fmt: skip
+    if any(len(one) < enough(held) for one, held in series):
         return math.inf
-    intervals = (median_interval(one, held) for one in series)
+    intervals = (median_interval(one, held) for one, held in series)
     return max(max(high - median, median - low) / median for median, low, high in intervals)

@@ -214,8 +214,10 @@ def smallest_line(summary: Summary) -> str:
         told.append(f"{least if least == most else f'{least} to {most}, by row,'} from the baseline")
     if not told:
         return "What this run could find: no difference, however large, with so few samples."
+    if_so = ", were its samples independent" if summary.overlaps else ""  # which blocks seem not to be, quite
     return (
-        f"What this run could find: in most such runs a difference of {' and of '.join(told)} is told from none. "
+        f"What this run could find{if_so}: in most such runs a difference of "
+        f"{' and of '.join(told)} is told from none. "
         'A smaller one may well be there: "indistinguishable" does not mean equal.'
     )
 

@@ -128,7 +128,7 @@ class Training:
 
         """
         with self.spans("check"):
-            evidence, results = self.pieces.evidence(), self.pieces.results()
+            results, evidence = self.pieces.results(), self.pieces.evidence()
             wrong = Truth(self.comm, self.terms).wrong(self.method.method, evidence, results)
         if wrong:
             raise Agreed(

@@ -165,6 +165,14 @@ def late(spot, result, gradient, others):
         threading.Thread(target=lambda: (time.sleep(0.02), result.copy_(right))).start()
 
 
+def late_momentum(spot, result, gradient, others):
+    """Keep the momentum when the future is done: until then it is the old one."""
+    momentum = spot.ready.momentum_of(spot.memory["bucket"])
+    right = momentum.clone()
+    forget_step(spot, result, gradient, others)
+    threading.Thread(target=lambda: (time.sleep(0.02), momentum.copy_(right))).start()
+
+
 def not_a_number(spot, result, gradient, others):
     result[len(result) // 2] = float("nan")
 
@@ -322,6 +330,7 @@ MUTANTS = (
     Mutant("momentum forgotten", "the signs of the gradient alone", VOTE, before=forget_momentum),
     Mutant("no momentum", "it has none, though the run asks for one", VOTE, before=without_momentum),
     Mutant("momentum not kept", "votes by the new momentum, and keeps the old one", VOTE, after=forget_step),
+    Mutant("momentum late", "keeps the momentum when its future is done", VOTE, after=late_momentum),
     Mutant("momentum of another beta", "votes by the right momentum, and keeps another", VOTE,
            after=momentum_of_another_beta),
     Mutant("momentum twice", "the momentum makes two steps", VOTE, before=momentum_twice),
