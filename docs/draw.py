@@ -85,7 +85,7 @@ def summary(name: str) -> None:
     rows = json.loads(output("-m", "mpisign.report", "--format", "json", str(record)))
     rival = rows[0]["rival"]
     print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n")
-    speedup = f"speed-up against {rival} [95 %, all rows]"
+    speedup = f"against {rival} [95 %, all rows]"
     print(f"| method | iteration ms | comm ms [95 %] | MB (busiest) | {speedup} | wrong |")
     print("|:--|--:|--:|--:|:--|--:|")
     for row in rows:

@@ -168,7 +168,7 @@ def test_the_null_experiment_plays_until_by_the_benchs_rule(capsys):
     for taken, *_ in ended:
         part = series.cut(slice(at, at + taken), names=null.ALIKE)
         run = null.empty(part, 0.02)
-        measured = Measured(np.zeros(1), part.seconds, part.seconds, {})
+        measured = Measured(np.zeros(1), part.seconds, part.seconds, dict.fromkeys(part.seconds, 0))
         assert rows.widest_interval(run, measured) <= 0.02
         at += taken
     null.show([null_line(), null_line(2)], "simple")

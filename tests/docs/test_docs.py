@@ -23,6 +23,6 @@ def test_what_it_points_at_is_there(path, name):
 
 def test_the_columns_it_names_are_in_a_table():
     headers = " ".join(column for columns in table.COLUMNS.values() for column in columns)
-    named = re.findall(r'"([^"]+)"', " ".join(re.findall(r"columns? ([^)]*)\)", MEASURING)))
+    named = re.findall(r'"([^"]+)"', " ".join(re.findall(r"\(columns? ([^)]*)\)", MEASURING)))
     assert len(named) >= 6
     assert all(name in headers for name in named)
