@@ -160,6 +160,23 @@ def test_what_was_wrong_at_one_size_is_wrong_there_alone(size, wrong):
         assert ["wrong" in cell for cell in cells[1:-1]] == [False, False, count > 0]
 
 
+def test_replicas_that_differ_leave_no_verdict():
+    run = made_run()
+    run.end["replicas_identical"] = False
+    summary = summarize(run)
+    assert summary.answer is None
+    assert {row["verdict"] for row in summary.rows} == {"wrong", "ceiling"}
+
+
+def test_until_looks_at_speed_ups_against_the_fastest_rival_too():
+    run = made_run(iterations=20)
+    run.head["baseline"] = None
+    for line in run.samples:  # what all methods share cancels in their ratios
+        for name in {"seconds", "data", "forward", "backward", "step"} & set(line):
+            line[name] *= 1 + line["iteration"] % 2
+    assert rows.widest(run) < 0.1
+
+
 def test_nothing_is_held_against_a_baseline_that_is_wrong():
     run = made_run()
     next(line for line in run.exchange if line["method"] == "gloo")["wrong"] = 1

@@ -185,6 +185,20 @@ def test_a_wrong_result_is_no_improvement(tmp_path, capsys):
     assert verdicts(capsys.readouterr().out)["vote-alltoall"] == "samples"  # too few
 
 
+def test_what_not_all_records_have_is_named_and_counts_if_it_is_wrong(tmp_path, capsys):
+    old, new = made_run(), made_run()
+    for name in ("methods", "kinds", "traffic"):
+        del old.head[name]  # the old run had no vote
+    old.head |= {"methods": ["none", "gloo"], "kinds": {"none": "ceiling", "gloo": "rival"}, "traffic": {}}
+    old.samples = [line for line in old.samples if line.get("method") != "vote-alltoall"]
+    paths = kept(old, tmp_path / "old"), kept(new, tmp_path / "new")
+    assert report.main(["compare", *map(str, paths)]) == 0
+    assert "not compared, for not all records have them: vote-alltoall" in capsys.readouterr().out
+    next(line for line in new.exchange if line["method"] == "vote-alltoall")["wrong"] = 1
+    kept(new, paths[1])
+    assert report.main(["compare", *map(str, paths)]) == 3
+
+
 def test_a_run_whose_replicas_differ_is_wrong_as_a_whole(tmp_path, capsys):
     paths = kept(made_run(), tmp_path / "right"), kept(made_run(), tmp_path / "apart")
     run = records.read(paths[1])
