@@ -193,20 +193,20 @@ def main(options: argparse.Namespace) -> int:
     differences = records.differences(*olds, *news)
     if differences and not options.anyway:
         raise ValueError(f"the runs differ in {'; '.join(differences)} (--anyway compares them all the same)")
-    starts, before = list(map(started, news)), list(map(started, olds))
-    part = compare(before, starts, at_least=options.at_least)
+    before, after = ([started(run) for run in runs] for runs in (olds, news))
+    part = compare(before, after, at_least=options.at_least)
     if not part.cells:
         raise ValueError("the runs have no method in common")
     print(table.grid(part.cells, part.headers, style="pipe" if options.format == "markdown" else "simple"))
     print(f"\n{part.caption}")
     if differences:
         print(f"\nWARNING: the runs differ in {'; '.join(differences)}")
-    everywhere = set.intersection(*(set(start.samples) for start in [*before, *starts]))
-    lacking = {cell[0] for start in [*before, *starts] for cell in start.samples if cell not in everywhere}
+    cells = [set(start.samples) for start in (*before, *after)]
+    lacking = {method for method, _ in set().union(*cells).difference(cells[0].intersection(*cells))}
     if lacking:
         print(f"\nWARNING: not compared, for not all records have them: {', '.join(sorted(lacking))}")
     for path, run in zip([*options.old, *options.new], [*olds, *news], strict=True):
         if run.replicas_differ:
             print(f"\nWARNING: the replicas DIFFER between ranks in {path}, so all of it is wrong")
-    wrong = any(start.wrong for start in starts)
-    return SLOWER if wrong or any(cells[-1] == "slower" for cells in part.cells) else 0
+    wrong = any(start.wrong for start in after)
+    return SLOWER if wrong or any(row[-1] == "slower" for row in part.cells) else 0
