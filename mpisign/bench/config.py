@@ -13,7 +13,7 @@ from ..voting.adversary import ADVERSARIES
 from ..voting.schedule import SCHEDULES
 
 # Of a measurement whose iterations are not given: how long it goes on, and its fewest and most rounds.
-SECONDS, SECONDS_OF_A_SIZE = 10.0, 2.0
+SECONDS, SECONDS_OF_A_SIZE = 10.0, 4.0
 LEAST, MOST = 10, 1000
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +35,16 @@ class Contest:
     """The order and the rounds of methods that are ready. Collective, as all it does.
 
     The pieces that are kept of overlapped exchanges cover each bucket in so many `iterations`, the planned number.
+    `flush` drives what was not written just now out of the caches, before each exchange of a held gradient.
     `turn` is the state of the DDP hook `play`. `costs` has this rank's seconds: of each "check" of a method's results,
     and in overlapped iterations of each "check_pieces", and of "keep_pieces" during the iteration.
     """
 
-    def __init__(self, comm: Comm, methods: dict[str, Ready], *, terms: Terms, iterations: int = 1) -> None:
-        self.comm, self.methods, self.terms = comm, methods, terms
+    def __init__(
+        self, comm: Comm, methods: dict[str, Ready], *, terms: Terms, iterations: int = 1,
+        flush: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.comm, self.methods, self.terms, self.flush = comm, methods, terms, flush
         self.turn = Turn(terms.spans, Pieces(terms, iterations))
         self.costs: dict[str, list[float]] = defaultdict(list)
         self._order = np.random.default_rng(terms.seed)  # the same on all ranks
@@ -59,7 +63,8 @@ class Contest:
     def round(self, iteration: int, buckets: list[HeldBucket]) -> Iterator[dict[str, Any]]:
         """Let each method exchange the gradient; yield this rank's sample for each, in the order of play.
 
-        Before each, and in the end, the buckets are set back to the gradient, last of all: backward leaves it as warm.
+        Before each, momentum and gradient are set back, and the caches flushed between: so backward leaves them, with
+        the gradient written just now and all else long ago. In the end, too, the buckets hold the gradient.
         A sample is method, seconds, wrong (of all ranks), the events of the time line and the seconds of each span.
         """
         self.remember(buckets)
@@ -70,10 +75,11 @@ class Contest:
         for name in self.shuffled():
             ready = self.methods[name]
             self.restore()
+            before = [_floats(ready.kept_of(bucket)) for bucket in buckets]
+            self.flush()
             self._gradient.restore()
             lies = self._lie(ready, iteration, buckets)
             gradients = [floats(bucket.tensor.clone()) for bucket in buckets] if lies else honest
-            before = [_floats(ready.kept_of(bucket)) for bucket in buckets]
             with spans("wait"):
                 patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
@@ -117,19 +123,22 @@ class Contest:
         for momentum, before, bucket in kept:
             momentum.copy_(before).lerp_(bucket.tensor, 1 - self.terms.momentum)
 
-    def probe(self, device: torch.device) -> dict[str, int]:
+    def probe(self, coordinates: int, *, device: torch.device, schedule: str) -> dict[str, int]:
         """Let each method that averages do so with a vector whose mean is 1; count the coordinates that are not.
 
-        By method, on all ranks. Each coordinate comes from one rank alone, so a rank that is left out shows, which on
-        many ranks the bounds that a round checks against would let pass in bf16.
+        By method, on all ranks. It is a bucket of so many coordinates, at least a few per rank, under this schedule.
+        Each comes from one rank alone, so a rank that is left out shows, which on many ranks a round would let pass
+        in bf16.
         """
         wrong, P = dict[str, int](), self.comm.size
-        vector = torch.zeros(64 * P + 1, device=device)
+        vector = torch.zeros(max(coordinates, 64 * P + 1), device=device)
         vector[self.comm.rank :: P] = P
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
                 work = HeldBucket(0, vector.clone(), [vector], True)
+                ready.set_schedule(schedule)
                 self._play(name, 0, [work])
+                ready.set_schedule("serial")
                 right = (work.tensor - 1).abs() <= 4 * ready.method.truth.roundoff  # not `>`: NaN is wrong, too
                 wrong[name] = self.comm.allreduce(int(torch.count_nonzero(~right)))
         self.terms.spans.take_events()

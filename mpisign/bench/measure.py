@@ -14,6 +14,7 @@ from ..ranks import agreement, patience
 from ..ranks.clock import Spans
 from ..report.records import Run
 from ..voting.bucket import HeldBucket
+from ..workload.cache import Flush
 from ..workload.snapshot import Snapshot
 from .contest import Contest, synchronize
 from .recorder import Recorder
@@ -31,16 +32,17 @@ TIMES = 25  # that a part of measuring is done to see what it costs
 def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready], terms: Terms) -> None:
     """Take all samples of a run, and note what measuring itself costs. Collective."""
     run.head["block"] = BLOCK if run.head["config"]["schedule"] == "overlap" else 1
-    contest = Contest(comm, methods, terms=terms, iterations=fewest(run) * run.head["block"])
-    recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     device, trial = setting.place.device, None
-    for method, wrong in contest.probe(device).items():
-        recorder.count(method, wrong)
+    planned = fewest(run) * run.head["block"]
+    contest = Contest(comm, methods, terms=terms, iterations=planned, flush=Flush(device))
+    recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     if setting.batches is None:
         _Sweep(run, contest, recorder).measure(device)
     else:
         trial = Trial(run.head["config"], contest.turn, device=device, batches=setting.batches)
         _OnModel(run, contest, recorder, trial=trial).measure()
+    for method, wrong in contest.probe(recorder.largest, device=device, schedule=setting.config.schedule).items():
+        recorder.count(method, wrong)
     run.end["measuring"] = cost(contest, trial)
     run.end |= {"wrong": recorder.wrong, "worst": recorder.worst}
     run.end["checked_whole"] = True  # overlapped exchanges too, which those of older records were not

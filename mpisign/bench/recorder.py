@@ -22,6 +22,7 @@ class Recorder:
         self.comm, self.run, self.nodes, self.traced = comm, run, nodes, traced
         self.wrong = 0  # coordinates, on all ranks
         self.worst: list[dict[str, Any]] = []  # the wrong exchanges of which no line is kept: method, bytes, wrong
+        self.largest = 0  # coordinates of a bucket
         self.clock_error = 0.0  # the most that ranks' time lines may be off rank 0's, seconds
         self._zero = comm.bcast(time.perf_counter())  # of the time line, by rank 0's clock
 
@@ -62,6 +63,7 @@ class Recorder:
     def traffic(self, of: int | None, buckets: list[HeldBucket]) -> None:
         """Keep what each method sends and receives for these buckets."""
         tie = self.run.head["config"]["tie"]
+        self.largest = max([self.largest, *(bucket.tensor.numel() for bucket in buckets)])
         every = [[tuple(part.shape) for part in bucket.parts] for bucket in buckets]
         self.run.head["traffic"][str(of or "model")] = {
             name: sum(METHODS[name].traffic(shapes, tie, self.nodes) for shapes in every).T.tolist()  # type: ignore[union-attr]

@@ -216,11 +216,6 @@ def _checked(summary: Summary) -> str:
     )
 
 
-def _warm(summary: Summary) -> bool:
-    votes = any(kind == "vote" for kind in summary.run.kinds.values())
-    return votes and not summary.overlaps and _config(summary)["momentum"] > 0
-
-
 NOTES = (
     Note(_always, _hardware),
     Note(_always, _software),
@@ -276,13 +271,6 @@ NOTES = (
         _checked_of_lossy,
     ),
     Note(lambda summary: summary.overlaps, _checked),
-    Note(
-        _warm,
-        lambda summary: (
-            "gradient and momentum were written just before the clock started: where both fit the cache, votes found "
-            "their momentum warmer than in training (not so under the overlapped schedule)"
-        ),
-    ),
     Note(lambda summary: summary.overlaps and _machine(summary)["torch_threads"] > 1, _beside),
     Note(lambda summary: summary.overlaps and "buckets" in summary.run.end, _buckets),
     Note(lambda summary: "measuring" in summary.run.end, _measuring),

@@ -9,7 +9,7 @@ The first line says what its methods are, so that no reader has to know their na
 
 `block` is how many overlapped iterations a method has in a row, else 1.
 
-The last line's `worst` lists what was wrong where no sample was kept, in the warm-up and before it: method, wrong
+The last line's `worst` lists what was wrong where no sample was kept, in the warm-up and after the run: method, wrong
 coordinates, and in a sweep's warm-up bytes.
 
 Formats: 1 had no schedule; 2 had no `kinds` and no `lossy`; 3 is the one written here.

@@ -1,6 +1,7 @@
 """Collective: run under mpirun. Every method passes the check of a contest, and planted faults do not."""
 
 import contextlib
+import functools
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from mpisign.ranks import agreement
 from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES
 from mpisign.voting.bucket import HeldBucket
+from mpisign.voting.schedule import SCHEDULES
 
 pytestmark = pytest.mark.mpi
 RANKS = (2, 3)  # with ties and without
@@ -277,12 +279,37 @@ def test_a_check_changes_nothing_of_a_votes_state(comm):
             assert all(torch.equal(state.momentum_of(b), kept) for b, kept in zip(buckets, momentum, strict=True))
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ["mpi", "gloo", "fp16", "bf16", "bf16-mpi"])
-def test_a_rank_that_is_left_out_is_noticed(comm, name):
+def test_a_rank_that_is_left_out_is_noticed(comm, name, schedule):
     with contest_of(comm, name) as contest:
-        assert contest.probe(torch.device("cpu")) == {name: 0}
-        spoil(comm, contest.methods[name], before=torch.Tensor.zero_)
-        assert contest.probe(torch.device("cpu"))[name] >= 64 * comm.size
+        for n in (1, 300_001):
+            wrong = functools.partial(contest.probe, n, device=torch.device("cpu"), schedule=schedule)
+            assert wrong() == {name: 0}
+            hook = contest.methods[name].hook
+            spoil(comm, contest.methods[name], before=torch.Tensor.zero_)
+            assert wrong()[name] >= max(64 * comm.size + 1, n) // comm.size
+            contest.methods[name].hook = hook
+
+
+def test_an_exchange_finds_its_gradient_written_last_and_the_caches_flushed(comm):
+    with contest_of(comm, "mpi", "vote-alltoall", momentum=0.9) as contest:
+        buckets = held_buckets(comm)
+        list(contest.round(0, buckets))
+        contest.advance()
+        kept = [bucket.tensor.clone() for bucket in buckets]
+        momenta = [contest.methods["vote-alltoall"].momentum_of(bucket) for bucket in buckets]
+        before, found = [momentum.clone() for momentum in momenta], []
+
+        def flush():
+            found.append([torch.equal(momentum, was) for momentum, was in zip(momenta, before, strict=True)])
+            for bucket in buckets:
+                bucket.tensor.fill_(math.nan)  # whoever comes after it has to write the gradient
+
+        contest.flush = flush
+        assert [sample["wrong"] for sample in contest.round(1, buckets)] == [0, 0]
+        assert found == [[True] * len(buckets)] * 2
+        assert all(torch.equal(bucket.tensor, was) for bucket, was in zip(buckets, kept, strict=True))
 
 
 def test_out_of_turn_the_gradient_is_kept_and_nothing_is_sent(comm):

@@ -1,0 +1,36 @@
+"""Caches as backward leaves them: without what was written long before."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+PASSES = 2  # over a cache's size: after one, about half of what was in it is still there
+UNKNOWN = 32 << 20  # bytes, where nobody says how large it is
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class Flush:
+    """Drives out of the caches of this core (on CUDA: of the device) what lies in them, when called.
+
+    `bytes` is the size of the largest of them. Holds a buffer of twice that; the ranks of a node have one each.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            self.bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
+        else:
+            self.bytes = largest_cache()
+        self._buffer = torch.zeros(PASSES * self.bytes // 4, device=device)
+
+    def __call__(self) -> None:
+        """Read the buffer."""
+        self._buffer.sum()
+
+
+def largest_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Return the bytes of the largest cache of the first core, as Linux tells them."""
+    said = [re.fullmatch(r"(\d+)([KMG])\n?", file.read_text()) for file in folder.glob("index*/size")]
+    return max((int(size[1]) * _UNITS[size[2]] for size in said if size), default=UNKNOWN)
