@@ -19,7 +19,8 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
               "tie": "positive", "momentum": 0.9, "adversaries": 0, "adversary": "invert", "iterations": iterations,
               "warmup": 2, "seed": 0, "schedule": schedule}  # fmt: skip
     traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
-    run = records.Run({"type": "run", "format": records.FORMAT, "config": config, "machine": facts, "methods": methods,
+    run = records.Run({"type": "run", "format": records.FORMAT, "clock": records.CLOCK,
+                       "config": config, "machine": facts, "methods": methods,
                        "kinds": {"none": "ceiling", "gloo": "rival", "vote-alltoall": "vote"}, "lossy": [],
                        "skipped": {"nccl": "no CUDA"}, "baseline": "gloo", "coordinates": 100, "block": 1,
                        "traffic": dict.fromkeys(map(str, sizes or ["model"]), traffic)})  # fmt: skip

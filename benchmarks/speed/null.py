@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from tabulate import tabulate
 
 from benchmarks.keep import keep_and_show
@@ -23,7 +23,7 @@ from mpisign.report import samples
 from mpisign.report.records import Run
 from mpisign.report.rows import Comparison
 from mpisign.report.samples import Measured
-from mpisign.report.statistics import CONFIDENCE
+from mpisign.report.statistics import CONFIDENCE, enough, left_out
 
 SLOWER = 0.05
 KINDS = {"rival a": "rival", "rival b": "rival", "rival c": "rival",
@@ -38,6 +38,7 @@ ROUNDS = {2: {2**14: 2000, 2**18: 800, 2**22: 50, MODEL: 400}, 4: {2**14: 500, 2
 UNBOUND = {2: {2**18: 800}}
 WARMUP = 10
 LENGTHS = 10, 20, 50, 100, 200, 500  # n, the samples of a run
+LONG = 50  # samples: from here on the rate of independent ones is near the nominal one
 MOST = 200  # runs that are cut of each length
 UNTIL = 0.1, 0.05
 
@@ -216,12 +217,15 @@ def share(count, of):
 def show(lines, style):
     first, nominal = lines[0], 1 - CONFIDENCE
     bound = {True: "bound to cores", False: "not bound", None: "bound or not: unknown"}[first["bound"]]
-    print(f"{first['ranks']} ranks on {first['cores']} cores, {bound}; a table has {len(KINDS)} rows")
-    false, power, needed, until, total = [], [], [], [], np.zeros(4, int)
+    print(f"{first['ranks']} ranks on {first['cores']} cores, {bound}; a table has {len(KINDS)} rows, that of the "
+          f"overlapped model {len(ALIKE)}")  # fmt: skip
+    false, power, needed, until, total, long, expected = [], [], [], [], np.zeros(4, int), np.zeros(4, int), 0.0
     for series in map(read, lines):
         measured = list(rates(series))
         for n, runs, wrong, planted, slow, told, nine in measured:
             total += (runs, *wrong)
+            long += (runs, *wrong) if n >= LONG else 0
+            expected += runs * independent(series, n)
             false.append([series.about, n, runs, *(share(count, runs) for count in wrong)])
             power.append([series.about, n, *(f"{count / runs:.0%}" for count in planted),
                           "" if slow is None else f"{slow / runs:.0%}",
@@ -234,9 +238,8 @@ def show(lines, style):
                 counts = np.array(ended)
                 until.append([series.about, f"{width:g}", f"{np.median(counts[:, 0]):.0f}", len(ended),
                               *(share(count, len(ended)) for count in counts[:, 1:].sum(axis=0))])  # fmt: skip
-    every, *wrong = total
-    print("\nOf all {} tables {:.1%} have a false verdict on the baseline, {:.1%} one on the fastest rival, and "
-          "{:.1%} a false answer".format(every, *(count / every for count in wrong)))  # fmt: skip
+    print(f"\nOf all {counted(total)}. (Of independent samples at most {expected / total[0]:.1%} have one on the "
+          f"baseline.) With n of {LONG} and more: {counted(long)}")  # fmt: skip
     print("\nSamples of a run that finds such a difference in 9 of 10 cases:\n")
     print(tabulate(needed, ["coordinates", *(f"{times:.0%}" for times in reversed(PLANTED))], style))
     columns = [f"{what} (nominal: at most {nominal:.0%})" for what in
@@ -252,6 +255,23 @@ def show(lines, style):
         print("\nFalse verdicts of runs with `--until`:\n")
         print(tabulate(until, ["coordinates", "--until", "samples (median)", "runs", *columns], style))
     print("\n" + correlations(lines))
+
+
+def independent(series, n):
+    """Return the share of tables of n samples that have a false verdict on the baseline at most, were they independent.
+
+    An interval lies between order statistics, and so its rate is below the nominal one, far below where n is small.
+    """
+    comparison = judged(series.cut(slice(0, n)))
+    cut = left_out(n, comparison.with_baseline)
+    return (len(ALIKE) - 1) * 2 * binom.cdf(cut, n, 0.5) if n >= enough(comparison.with_baseline) else 0.0
+
+
+def counted(total):
+    every, *wrong = total
+    baseline, rival, answer = (f"{count / max(1, every):.1%}" for count in wrong)
+    return (f"{every} tables {baseline} have a false verdict on the baseline, {rival} one on the fastest rival, and "
+            f"{answer} a false answer")  # fmt: skip
 
 
 def _needed(measured, at):

@@ -17,7 +17,7 @@ import torch
 
 from ..methods.pieces import Pieces
 from ..methods.projections import Kept
-from ..methods.truth import Evidence, Result, Sent, Truth, floats, tie_of
+from ..methods.truth import Evidence, Result, Sent, Truth, floats, look, tie_of
 from ..ranks import patience
 from ..voting.bucket import HeldBucket
 from ..workload.snapshot import Snapshot
@@ -77,6 +77,7 @@ class Contest:
             self.restore()
             before = [_floats(ready.kept_of(bucket)) for bucket in buckets]
             self.flush()
+            patience.quiet_barrier(self.comm)  # ranks that share a cache would drive out each other's gradient
             self._gradient.restore()
             lies = self._lie(ready, iteration, buckets)
             gradients = [floats(bucket.tensor.clone()) for bucket in buckets] if lies else honest
@@ -86,8 +87,7 @@ class Contest:
             seconds, sent = self._play(name, iteration, buckets)
             taken, events = spans.take(), spans.take_events()
             with self._costing("check"):
-                results = [Result(bucket.tensor) for bucket in reversed(buckets)][::-1]  # the last may be written yet
-                stepped = [None if one is None else Result(one) for one in map(ready.momentum_of, buckets)]
+                results, stepped = look([bucket.tensor for bucket in buckets], [*map(ready.momentum_of, buckets)])
                 evidence = [
                     Evidence(
                         gradient, bucket.sizes, tie_of(self.terms, bucket.number, step=iteration), momentum,
@@ -126,21 +126,21 @@ class Contest:
     def probe(self, coordinates: int, *, device: torch.device, schedule: str) -> dict[str, int]:
         """Let each method that averages do so with a vector whose mean is 1; count the coordinates that are not.
 
-        By method, on all ranks. It is a bucket of so many coordinates, at least a few per rank, under this schedule.
-        Each comes from one rank alone, so a rank that is left out shows, which on many ranks a round would let pass
-        in bf16.
+        By method, on all ranks. It comes twice, as buckets of so many coordinates (at least a few per rank), under this
+        schedule. Each is of one rank alone, so a rank that is left out shows, which on many ranks a round would let
+        pass in bf16.
         """
         wrong, P = dict[str, int](), self.comm.size
         vector = torch.zeros(max(coordinates, 64 * P + 1), device=device)
         vector[self.comm.rank :: P] = P
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
-                work = HeldBucket(0, vector.clone(), [vector], True)
+                work = [HeldBucket(at, vector.clone(), [vector], last) for at, last in enumerate((False, True))]
                 ready.set_schedule(schedule)
-                self._play(name, 0, [work])
+                self._play(name, 0, work)
                 ready.set_schedule("serial")
-                right = (work.tensor - 1).abs() <= 4 * ready.method.truth.roundoff  # not `>`: NaN is wrong, too
-                wrong[name] = self.comm.allreduce(int(torch.count_nonzero(~right)))
+                off = [~((bucket.tensor - 1).abs() <= 4 * ready.method.truth.roundoff) for bucket in work]  # so is NaN
+                wrong[name] = self.comm.allreduce(sum(int(torch.count_nonzero(one)) for one in off))
         self.terms.spans.take_events()
         return wrong
 

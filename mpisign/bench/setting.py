@@ -106,7 +106,8 @@ def new_run(setting: Setting) -> records.Run:
     config["data"] = Path(config["data"]).name
     baseline = next((name for name in REFERENCES if name in setting.methods), None)
     return records.Run({
-        "type": "run", "format": records.FORMAT, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "type": "run", "format": records.FORMAT, "clock": records.CLOCK,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": config, "machine": setting.place.machine, "methods": list(setting.methods),
         "kinds": {name: METHODS[name].kind for name in setting.methods},
         "lossy": [name for name in setting.methods if METHODS[name].truth.of == "projection"],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..coding.sizes import BITS, words_for
-from .truth import Evidence, Result, Sent, floats, tie_of
+from .truth import Evidence, Result, Sent, floats, look, tie_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,10 +94,11 @@ class Pieces:
         return evidence
 
     def results(self) -> list[Result]:
-        """Return what came out, whole, as it is now; of the last buckets first, which may be written yet."""
-        results = [Result(kept.buffer) for kept in reversed(self._kept.values())][::-1]
-        for kept in self._kept.values():
-            kept.stepped = None if kept.whole is None else Result(kept.whole)
+        """Return what came out, whole, as it is now."""
+        every = self._kept.values()
+        results, stepped = look([kept.buffer for kept in every], [kept.whole for kept in every])
+        for kept, momentum in zip(every, stepped, strict=True):
+            kept.stepped = momentum
         return results
 
 

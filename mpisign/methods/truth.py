@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 CHUNK = 2**20  # coordinates that are summed at a time
+GLIMPSE = 4096  # coordinates, of which one is looked at first
 
 
 class Sent(NamedTuple):
@@ -50,13 +51,23 @@ class Cast(NamedTuple):
 class Result:
     """What came out of an exchange of one bucket, or its momentum, whole: `array`, float32 (n,) on the host.
 
-    Made when the clock has just stopped, it can tell whether somebody has written to the bucket since then.
+    Made when the clock has just stopped, it can tell whether somebody has written to the bucket since then. Making it
+    takes a glimpse, at once; `read` reads all of it, which whoever still writes may be ahead of.
     """
+
+    array: Floats
 
     def __init__(self, buffer: Tensor) -> None:
         self._buffer = buffer
+        self._glimpse, self._sum = self._glimpsed(), 0
+
+    def read(self) -> None:
+        """Read it whole."""
         self._sum = self._summed()
-        self.array = floats(buffer)
+        self.array = floats(self._buffer)
+
+    def _glimpsed(self) -> Tensor:
+        return torch.cat([self._buffer[::GLIMPSE], self._buffer[-1:]]).view(torch.int32)
 
     def _summed(self) -> int:
         # Where the bucket lies; in chunks, for torch makes a wider copy first of what it sums wider.
@@ -66,7 +77,20 @@ class Result:
     @property
     def changed(self) -> bool:
         """Whether it is another one now."""
-        return self._summed() != self._sum
+        return not torch.equal(self._glimpsed(), self._glimpse) or self._summed() != self._sum
+
+
+def look(buffers: Sequence[Tensor], momenta: Sequence[Tensor | None]) -> tuple[list[Result], list[Result | None]]:
+    """Look at what came out of an exchange, bucket by bucket, and at its momentum: glimpse at all, then read all.
+
+    The last come first: they may be written yet.
+    """
+    results = [Result(buffer) for buffer in reversed(buffers)][::-1]
+    stepped = [None if momentum is None else Result(momentum) for momentum in reversed(momenta)][::-1]
+    for one in (*reversed(results), *reversed(stepped)):
+        if one is not None:
+            one.read()
+    return results, stepped
 
 
 class Evidence(NamedTuple):

@@ -28,7 +28,7 @@ from .looks import (
     marked,
     name_rows,
 )
-from .phases import Phases
+from .phases import IMBALANCE, OTHER, Breakdown, Phases
 from .records import Run
 from .rows import Row
 from .samples import Measured, Samples
@@ -70,8 +70,8 @@ def drawings(summary: Summary) -> dict[str, Callable[[], Figure]]:
     """Return what can be drawn of a run, by name."""
     if summary.breakdown is None:
         return {"sizes": lambda: sizes(summary)}
-    phases = summary.breakdown
-    return {"breakdown": lambda: stacked(summary, phases), "distribution": lambda: distribution(summary)}
+    breakdown = summary.breakdown
+    return {"breakdown": lambda: stacked(summary, breakdown), "distribution": lambda: distribution(summary)}
 
 
 def pictures(draw: Callable[[], Figure], suffixes: Iterable[str] = (".svg", ".png")) -> dict[str, bytes]:
@@ -103,23 +103,18 @@ def write(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
     return list(drawn)
 
 
-def stacked(summary: Summary, phases: Phases) -> Figure:
+def stacked(summary: Summary, breakdown: Breakdown) -> Figure:
     """Draw an iteration of each method as a stacked bar, and the exchange alone beside it."""
     kinds = _kinds(summary.run)
     figure = empty_figure(summary.run, 1.9 + 0.34 * len(kinds))
     whole, alone = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    rows = [
-        {**row, RIVAL: row["other"], "other": 0.0} if kinds[row["method"]] == "rival" else row for row in phases.rows
-    ]
-    own = ["compute", "step", "wait"]
-    exchange = [*(name for name in phases.names if name not in own), RIVAL]
     if summary.overlaps:
         _exposed(whole, summary.rows, kinds=kinds)
     else:
-        _stack(whole, rows, [*own, *exchange])
-        whole.set(title="Iteration", xlabel="ms (mean over ranks, median over iterations)")
-    _stack(alone, rows, exchange)
-    alone.set(title="The exchange alone", xlabel="ms")
+        _stack(whole, breakdown.iteration, kinds=kinds)
+        whole.set(title="Iteration", xlabel="ms (median)")
+    _stack(alone, breakdown.exchange, kinds=kinds)
+    alone.set(title="The exchange alone", xlabel="ms (median)")
     name_rows(whole, kinds, wrong=_wrong(summary))
     handles = {
         label: handle
@@ -142,10 +137,15 @@ def _wrong(*summaries: Summary) -> set[str]:
     return {method for wrong in every for method, count in wrong.items() if count}.union(*differing)
 
 
-def _stack(axes: Axes, rows: list[Row], names: Sequence[str]) -> None:
+def _stack(axes: Axes, phases: Phases, *, kinds: Mapping[str, str]) -> None:
+    """Draw the parts of each method, end to end: what is no exchange first. A rival's exchange is one part."""
+    rows = [row | ({RIVAL: row[OTHER], OTHER: 0.0} if kinds[row["method"]] == "rival" else {RIVAL: 0.0})
+            for row in phases.rows]  # fmt: skip
+    first, last = ("compute", "step"), (OTHER, RIVAL, IMBALANCE)
+    spans = (name for name in phases.names if name not in (*first, *last))
     left = np.zeros(len(rows))
-    for name in names:
-        widths = np.array([1e3 * max(row.get(name, 0.0), 0.0) for row in rows])
+    for name in (*first, *spans, *last):
+        widths = np.array([1e3 * row.get(name, 0.0) for row in rows])
         if widths.any():
             axes.barh(range(len(rows)), widths, left=left, height=0.72, color=PHASES.get(name, GREY),
                       edgecolor="white", linewidth=0.4, label=LABELS.get(name, name))  # fmt: skip

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .notes import CROWDED, WARNING
+from .phases import IMBALANCE, OTHER
 from .records import Run
 from .statistics import Median
 
@@ -26,12 +27,12 @@ MARKERS = "osD^vPX<>p*h"
 STYLES = ("-", "--", ":", "-.")
 RIVAL = "a rival's whole exchange"  # not told apart
 PHASES = {
-    "compute": "#4d4d4d", "step": "#a7a7a7", "wait": "#dcdcdc",
+    "compute": "#4d4d4d", "step": "#a7a7a7", IMBALANCE: "#dcdcdc",
     "pack": "#F0C000", "vote": "#451A3F", "unpack": "#CD0A34",
     "all-gather": "#0072B2", "all-to-all": "#56B4E9", "all-reduce": "#009E73", "gather": "#332288",
-    "broadcast": "#09576C", "other": "#1a1a1a", RIVAL: WARM[0],
+    "broadcast": "#09576C", OTHER: "#1a1a1a", RIVAL: WARM[0],
 }  # fmt: skip
-LABELS = {"wait": "wait for the slowest rank"}
+LABELS = {IMBALANCE: "imbalance: the others wait for the slowest rank"}
 
 
 def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:

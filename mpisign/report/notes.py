@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .records import CLOCK
 from .rows import enough_rounds
 from .statistics import enough
 from .summary import Summary
@@ -216,6 +217,11 @@ def _checked(summary: Summary) -> str:
     )
 
 
+def _warm(summary: Summary) -> bool:
+    votes = any(kind == "vote" for kind in summary.run.kinds.values())
+    return votes and not summary.overlaps and _config(summary)["momentum"] > 0 and summary.run.head["clock"] < CLOCK
+
+
 NOTES = (
     Note(_always, _hardware),
     Note(_always, _software),
@@ -271,6 +277,13 @@ NOTES = (
         _checked_of_lossy,
     ),
     Note(lambda summary: summary.overlaps, _checked),
+    Note(
+        _warm,
+        lambda summary: (
+            "an old record: gradient and momentum were written just before the clock started; where both fit the "
+            "cache, votes found their momentum warmer than in training"
+        ),
+    ),
     Note(lambda summary: summary.overlaps and _machine(summary)["torch_threads"] > 1, _beside),
     Note(lambda summary: summary.overlaps and "buckets" in summary.run.end, _buckets),
     Note(lambda summary: "measuring" in summary.run.end, _measuring),

@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes: the phases of each method, mean over ranks, median over iterations."""
+"""Where the time of an iteration goes: its parts, which add up to the median of the tables."""
 
 from __future__ import annotations
 
@@ -10,52 +10,101 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .records import Run
-from .samples import COMPUTE_SPANS, Grouped, Lines, column, in_order, places, spans_of
+from .samples import COMPUTE_SPANS, Grouped, Lines, blocks, column, places, slowest, spans_of
+
+OTHER = "other"  # what no span names: all of an all-reduce, and little of a vote
+IMBALANCE = "imbalance"  # what the slowest rank takes longer than the mean of all, for which the others wait
+
+Parts = dict[str, NDArray[np.float64]]  # by name: seconds, one an iteration
 
 
 class Phases(NamedTuple):
-    """The names of phases, and a row for each method that has its seconds under them."""
+    """The names of parts, and a row for each method that has its seconds under them.
+
+    `inside` are those that lie within others: the rest of them add up.
+    """
 
     names: list[str]
     rows: list[dict[str, Any]]
+    inside: list[str]
 
 
-def breakdown(run: Run, groups: Grouped) -> Phases:
-    """Return the phases of an iteration in which nothing overlaps.
+class Breakdown(NamedTuple):
+    """Of an iteration in which nothing overlaps, of the exchange alone, and of an overlapped iteration if there are."""
 
-    "other" is what no span names: all of an all-reduce, and little of a vote.
-    """
+    iteration: Phases
+    exchange: Phases
+    overlapped: Phases | None
+
+
+def breakdown(run: Run, groups: Grouped) -> Breakdown:
+    """Return where the time of a model's iterations goes."""
+    overlapped = _overlapped(run, groups) if ("overlapped", None) in groups else None
+    return Breakdown(_iteration(run, groups), _exchange(run, groups), overlapped)
+
+
+def _iteration(run: Run, groups: Grouped) -> Phases:
     compute, exchanges = groups["compute", None][""], groups["exchange", None]
-    present = {method: spans_of(lines) for method, lines in exchanges.items()}
-    names = in_order(chain.from_iterable(present.values()))
-    own = np.sum([column(compute, name) for name in COMPUTE_SPANS if name != "step"], axis=0)
-    shared = {"compute": _typical(places(compute), own), **_means(compute, ["step"])}
-    nothing = dict.fromkeys(names, 0.0)
-    rows = [
-        {"method": method, **shared, **nothing, **_means(exchanges[method], present[method], rest="other")}
-        for method in run.head["methods"]
-    ]
-    return Phases(["compute", *names, "step", "other"], rows)
+    spans = spans_of(chain.from_iterable(exchanges.values()))
+    own = _parts(compute, COMPUTE_SPANS)
+    own["compute"] = own.pop("data") + own.pop("forward") + own.pop("backward")
+    rows = []
+    for method in run.head["methods"]:
+        exchange = _parts(exchanges[method], spans, whole="seconds")
+        exchange[IMBALANCE] = exchange[IMBALANCE] + own[IMBALANCE]
+        rows.append({"method": method} | _typical(own | exchange))
+    return Phases(["compute", *spans, "step", OTHER, IMBALANCE], rows, [])
 
 
-def overlapped_breakdown(run: Run, groups: Grouped) -> Phases:
-    """Return the phases of an overlapped iteration.
+def _exchange(run: Run, groups: Grouped) -> Phases:
+    exchanges = groups["exchange", None]
+    spans = spans_of(chain.from_iterable(exchanges.values()))
+    rows = [{"method": method} | _typical(_parts(exchanges[method], spans, whole="seconds"))
+            for method in run.head["methods"]]  # fmt: skip
+    return Phases([*spans, OTHER, IMBALANCE], rows, [])
 
-    Those from "pack" on are the exchange's, in its thread, during backward; an all-reduce has none.
+
+def _overlapped(run: Run, groups: Grouped) -> Phases:
+    # Inside backward are the parts of the exchange, in its thread; an all-reduce has none.
+    overlapped, block = groups["overlapped", None], run.head["block"]
+    spans, rows = spans_of(chain.from_iterable(overlapped.values())), []
+    for method in run.head["methods"]:
+        lines = overlapped[method]
+        parts = _parts(lines, COMPUTE_SPANS, whole="seconds")
+        inside = {name: _mean(lines, column(lines, name)) for name in spans}
+        every = {name: blocks(seconds, block) for name, seconds in (parts | inside).items()}
+        rows.append({"method": method} | _typical(every, inside=spans))
+    return Phases([*COMPUTE_SPANS, OTHER, IMBALANCE, *spans], rows, spans)
+
+
+def _parts(lines: Lines, names: Iterable[str], *, whole: str | None = None) -> Parts:
+    """Return the parts of each iteration: their sum is the sample, its slowest rank's seconds under `whole`.
+
+    Without it all that there is has a name.
     """
-    overlapped = groups["overlapped", None]
-    names = [*COMPUTE_SPANS, *spans_of(chain.from_iterable(overlapped.values()))]
-    return Phases(names, [{"method": method, **_means(overlapped[method], names)} for method in run.head["methods"]])
+    parts = {name: _mean(lines, column(lines, name)) for name in names}
+    named = sum(parts.values(), np.zeros(1))
+    wholes = [whole] if whole else list(parts)
+    mean = _mean(lines, sum(column(lines, name) for name in wholes))
+    if whole:
+        parts[OTHER] = mean - named
+    parts[IMBALANCE] = slowest(lines, wholes) - mean
+    return parts
 
 
-def _means(lines: Lines, names: Iterable[str], *, rest: str | None = None) -> dict[str, float]:
-    """Return the typical seconds under each name, and as `rest` what of an exchange's seconds is under none."""
-    at, columns = places(lines), {name: column(lines, name) for name in names}
-    if rest:
-        columns[rest] = column(lines, "seconds") - sum(columns[name] for name in columns if name != "wait")
-    return {name: _typical(at, values) for name, values in columns.items()}
+def _mean(lines: Lines, seconds: NDArray[np.float64] | int) -> NDArray[np.float64]:
+    """Return the mean over ranks, of each iteration."""
+    at = places(lines)
+    mean: NDArray[np.float64] = np.bincount(at, seconds) / np.bincount(at)
+    return mean
 
 
-def _typical(at: NDArray[np.intp], seconds: NDArray[np.float64]) -> float:
-    """Return the median over iterations of the mean over ranks."""
-    return float(np.median(np.bincount(at, seconds) / np.bincount(at)))
+def _typical(parts: Parts, inside: Iterable[str] = ()) -> dict[str, float]:
+    """Return the mean of each part over the middle half of the iterations, scaled to add up to the median of all.
+
+    Medians of parts would not add up, and means over all would be those of the few slowest iterations.
+    """
+    whole = np.sum([seconds for name, seconds in parts.items() if name not in inside], axis=0)
+    middle = np.argsort(whole, kind="stable")[len(whole) // 4 : len(whole) - len(whole) // 4]
+    scale = float(np.median(whole) / np.mean(whole[middle]))
+    return {name: scale * float(np.mean(seconds[middle])) for name, seconds in parts.items()}

@@ -7,6 +7,9 @@ under the schedule "overlap" also "overlapped", a whole iteration of one method.
 The first line says what its methods are, so that no reader has to know their names: `kinds` has for each of them
 "ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result.
 
+`clock` is how times are taken. 1: momentum and gradient were written just before the clock of a held gradient started,
+and overlapped dense methods had buckets of one size; these records do not say so. 2 is the one of today.
+
 `block` is how many overlapped iterations a method has in a row, else 1.
 
 The last line's `worst` lists what was wrong where no sample was kept, in the warm-up and after the run: method, wrong
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 3
+CLOCK = 2
 NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped", "baseline"}
 # What must agree before two runs are compared, as far as their records tell it.
 FACTS = {
@@ -114,6 +118,7 @@ def read(path: Path) -> Run:
         raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
     if NEEDED - set(lines[0]):
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
+    lines[0].setdefault("clock", 1)
     lines[0].setdefault("block", 2 if lines[0]["config"]["schedule"] == "overlap" else 1)  # it was not always told
     return Run(lines[0], lines[1:-1], lines[-1])
 
@@ -159,13 +164,14 @@ def unwritable(path: Path) -> str | None:
 
 def differences(*runs: Run) -> list[str]:
     """Name the facts of FACTS in which runs differ, of those that have them."""
+    told = {(part, name): [run.head[part][name] for run in runs if name in run.head[part]]
+            for part, names in FACTS.items() for name in names}  # fmt: skip
+    told["", "clock"] = [run.head["clock"] for run in runs]
     facts = []
-    for part, names in FACTS.items():
-        for name in names:
-            values = [run.head[part][name] for run in runs if name in run.head[part]]
-            different = [value for at, value in enumerate(values) if value not in values[:at]]
-            if len(different) > 1:
-                facts.append(f"{name}: {' and '.join(map(str, different))}")
+    for (_, name), values in told.items():
+        different = [value for at, value in enumerate(values) if value not in values[:at]]
+        if len(different) > 1:
+            facts.append(f"{name}: {' and '.join(map(str, different))}")
     return facts
 
 

@@ -19,7 +19,8 @@ Grouped = Mapping[tuple[str, int | None], Mapping[str, Lines]]  # by type and si
 Samples = dict[str, NDArray[np.float64]]  # by method: seconds, one an iteration
 
 COMPUTE_SPANS = ("data", "forward", "backward", "step")
-FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "wrong")  # everything else is a span
+# Everything else is a span. "wait" is the tool's own, before the clock starts.
+FACTS_OF_A_LINE = ("type", "iteration", "rank", "method", "bytes", "seconds", "wrong", "wait")
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,9 @@ def iterations(run: Run) -> tuple[int, int]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return the spans of an exchange in order: wait and pack first, vote and unpack last, collectives between them."""
+    """Return the spans of an exchange in order: pack first, vote and unpack last, collectives between them."""
     seen = set(names)
-    collectives = sorted(seen - {"wait", "pack", "vote", "unpack"})
-    return [name for name in ("wait", "pack", *collectives, "vote", "unpack") if name in seen]
+    return [name for name in ("pack", *sorted(seen - {"pack", "vote", "unpack"}), "vote", "unpack") if name in seen]
 
 
 def spans_of(lines: Iterable[Line]) -> list[str]:

@@ -41,12 +41,12 @@ def median_interval(samples: ArrayLike, together: int = 1) -> Median:
     n = len(ordered)
     if not n:
         return Median(math.nan, math.nan, math.nan)
-    cut = _left_out(n, together)
+    cut = left_out(n, together)
     return Median(float(np.median(ordered)), float(ordered[cut]), float(ordered[n - 1 - cut]))
 
 
 @functools.cache
-def _left_out(n: int, together: int) -> int:
+def left_out(n: int, together: int) -> int:
     """Return how many of n samples an interval leaves out at each end.
 
     In whole numbers, as 2^n is soon too large for a float: in `tail` of 2^n cases at most k samples lie below the

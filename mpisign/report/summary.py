@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import phases, samples
-from .phases import Phases
+from .phases import Breakdown
 from .records import Run
 from .rows import Comparison, Row, overlapped_rows, serial_rows, widest_interval
 from .samples import Measured
@@ -15,9 +15,8 @@ from .samples import Measured
 class Summary:
     """What a run says.
 
-    `measured` has its samples by size; the size of a model is None. `answer`, `breakdown` and
-    `overlapped` (the phases of an overlapped iteration) are of a model alone, the last under the schedule "overlap"
-    alone. `iterations` is how many there were, the fewest and the most; `widest` is how far the interval of any
+    `measured` has its samples by size; the size of a model is None. `answer` and `breakdown` are of
+    a model alone. `iterations` is how many there were, the fewest and the most; `widest` is how far the interval of any
     speed-up reaches to its farther side, as a share of it. `smallest` has the smallest differences that such runs
     mostly find, as shares: of each row from the baseline, in rising order; `smallest_answer` that of the fastest vote
     and rival. With too few samples they are infinite.
@@ -27,8 +26,7 @@ class Summary:
     measured: dict[int | None, Measured]
     rows: list[Row]
     answer: Row | None
-    breakdown: Phases | None
-    overlapped: Phases | None
+    breakdown: Breakdown | None
     iterations: tuple[int, int]
     widest: float
     smallest: list[float]
@@ -67,7 +65,6 @@ def summarize(run: Run) -> Summary:
         rows,
         answer=None if sweep else comparisons[None].answer(),
         breakdown=None if sweep else phases.breakdown(run, groups),
-        overlapped=phases.overlapped_breakdown(run, groups) if overlaps else None,
         iterations=samples.iterations(run),
         widest=max(widest_interval(run, one) for one in measured.values()),
         smallest=sorted(share for (_, method), share in found.items() if method),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from . import samples, text
 from .notes import notes
-from .phases import Phases
+from .phases import IMBALANCE, Phases
 from .records import Run
 from .rows import Row
 from .statistics import Median
@@ -152,9 +152,10 @@ def parts(summary: Summary) -> list[Part]:
         return [_sweep(summary)]
     shown = [_methods(summary)]
     if summary.breakdown:
-        shown.append(_breakdown(summary.breakdown, overlaps=summary.overlaps))
-    if summary.overlapped:
-        shown.append(_overlapped_breakdown(summary.overlapped))
+        iteration, _, overlapped = summary.breakdown
+        shown.append(_breakdown(iteration, overlaps=summary.overlaps))
+        if overlapped:
+            shown.append(_overlapped_breakdown(overlapped))
     return shown
 
 
@@ -246,18 +247,19 @@ def _sweep(summary: Summary) -> Part:
 
 
 def _breakdown(phases: Phases, *, overlaps: bool) -> Part:
-    schedule = " if nothing overlaps" if overlaps else ""
+    if_so = " if nothing overlaps" if overlaps else ""
+    median = "the median of such an iteration" if overlaps else "the iteration above"
     caption = (
-        f"Where an iteration's time goes{schedule}, ms (mean over ranks, median over iterations; "
-        "wait is the barrier before the clock starts):"
+        f"Where the time of an iteration goes{if_so}, ms: parts that add up to {median} (means over ranks, of the "
+        f"middle half of the iterations; {IMBALANCE} is what the slowest rank takes longer than the mean):"
     )
     return _phases(caption, phases)
 
 
 def _overlapped_breakdown(phases: Phases) -> Part:
     caption = (
-        "Where an overlapped iteration's time goes, ms (mean over ranks, median over iterations); from pack on in the "
-        "exchange's thread, during backward; a baseline's exchange is not told apart from backward:"
+        f"Where the time of an overlapped iteration goes, ms: parts up to {IMBALANCE}, which add up to the iteration "
+        "above; after it a vote's exchange, in its thread, in backward; a rival's is not told apart from backward:"
     )
     return _phases(caption, phases)
 

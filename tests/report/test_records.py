@@ -314,11 +314,36 @@ def test_ranks_that_are_not_bound_to_cores_are_warned_of():
     assert "not bound" not in "\n".join(notes(summarize(made_run(bound=False, ranks_per_core=2.0))))  # they cannot be
 
 
-def test_the_breakdown_adds_up():
-    names, found = summarize(made_run()).breakdown
-    vote = next(row for row in found if row["method"] == "vote-alltoall")
-    assert names == ["compute", "wait", "pack", "all-to-all", "step", "other"]
-    assert sum(vote[name] for name in names if name != "wait") == pytest.approx(12e-3 * 0.75, rel=0.01)
+def uneven(run):
+    """The same record with ranks and iterations that differ in all that they can."""
+    dice, spans = np.random.default_rng(0), {"seconds", "pack", "all-to-all", "data", "forward", "backward", "step"}
+    run.samples = [line | {name: line[name] * dice.lognormal(0, 0.5) for name in spans.intersection(line)}
+                   for line in run.samples]  # fmt: skip
+    run.head["block"] = 2 if run.overlapped else 1
+    return run
+
+
+@pytest.mark.parametrize("schedule", ["serial", "overlap"])
+def test_the_parts_add_up_to_the_table(schedule):
+    summary = summarize(uneven(made_run(schedule=schedule)))
+    iteration, exchange, overlapped = summary.breakdown
+    for phases, key in ((overlapped or iteration, "iteration_s"), (exchange, "comm_s")):
+        for row, parts in zip(summary.rows, phases.rows, strict=True):
+            assert set(parts) == {"method", *phases.names}
+            whole = sum(parts[name] for name in phases.names if name not in phases.inside)
+            assert whole == pytest.approx(row[key], rel=1e-12)
+    assert "wait" not in {*iteration.names, *exchange.names, *(overlapped or iteration).names}  # it is no sample's
+
+
+def test_the_parts_of_an_iteration_are_means_over_ranks():
+    iteration, exchange, _ = summarize(made_run()).breakdown
+    vote = next(row for row in iteration.rows if row["method"] == "vote-alltoall")
+    assert iteration.names == ["compute", "pack", "all-to-all", "step", "other", "imbalance"]
+    assert exchange.names == ["pack", "all-to-all", "other", "imbalance"]
+    expected = {"compute": 9e-3, "step": 1e-3, "pack": 5e-4, "all-to-all": 1e-3, "other": 5e-4}
+    for name, seconds in expected.items():  # one rank takes half as long
+        assert vote[name] == pytest.approx(0.75 * seconds, rel=0.01)
+    assert vote["imbalance"] == pytest.approx(12e-3 * 0.25, rel=0.01)
 
 
 def test_overlapped_rows_tell_what_is_exposed():
@@ -333,9 +358,10 @@ def test_overlapped_rows_tell_what_is_exposed():
     assert vote["speedup"] == pytest.approx(14 / 11, rel=0.01)
     assert found["none"]["exposed_s"] is None
     assert found["none"]["verdict"] == "ceiling"
-    names, phases = summarize(made_run(schedule="overlap")).overlapped
-    assert names == ["data", "forward", "backward", "step", "wait", "pack", "all-to-all"]
-    assert phases[2]["pack"] == pytest.approx(5e-4 * 0.75, rel=0.01)
+    phases = summarize(made_run(schedule="overlap")).breakdown.overlapped
+    assert phases.names == ["data", "forward", "backward", "step", "other", "imbalance", "pack", "all-to-all"]
+    assert phases.inside == ["pack", "all-to-all"]
+    assert phases.rows[2]["pack"] == pytest.approx(5e-4 * 0.75, rel=0.01)
 
 
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
@@ -434,3 +460,10 @@ def test_runs_differ_in_what_both_tell_alone():
     assert records.differences(old, new, more) == []
     more.head["config"]["trace"] = False
     assert records.differences(old, new, more) == ["trace: True and False"]
+
+
+def test_records_of_another_clock_differ_and_say_so():
+    old, new = made_run(), made_run()
+    old.head["clock"] = 1
+    assert records.differences(old, new) == ["clock: 1 and 2"]
+    assert ["warmer" in "\n".join(notes(summarize(run))) for run in (old, new)] == [True, False]

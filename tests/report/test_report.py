@@ -336,15 +336,15 @@ def test_charts_mark_the_methods_that_were_wrong(schedule):
         assert figure.axes[0].get_legend_handles_labels()[1] == names
 
 
-def test_stacked_bars_have_no_gaps_and_the_breakdowns_length():
-    summary = summarize(records.read(newest("resnet50-8-ranks")))
-    names, found = summary.breakdown
+@pytest.mark.parametrize("run", ["resnet50-8-ranks", "serial", "overlap"])
+def test_stacked_bars_have_no_gaps_and_are_as_long_as_the_table_says(run):
+    summary = summarize(made_run(schedule=run) if run in ("serial", "overlap") else records.read(newest(run)))
     whole, alone = charts.stacked(summary, summary.breakdown).axes
-    for axes, skipped in ((whole, ()), (alone, ("compute", "step", "wait"))):
+    for axes, key in ((whole, "iteration_s"), (alone, "comm_s")):
         drawn = bars(axes)
-        for place, row in enumerate(found):
-            parts, total = drawn[place], 1e3 * sum(row[name] for name in names if name not in skipped)
-            assert parts[-1][0] + parts[-1][1] == pytest.approx(total)
+        for place, row in enumerate(summary.rows):
+            parts = drawn[place]
+            assert parts[-1][0] + parts[-1][1] == pytest.approx(1e3 * row[key])
             for (left, width), (after, _) in pairwise(parts):
                 assert left + width == pytest.approx(after)
 

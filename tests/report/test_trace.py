@@ -159,7 +159,7 @@ def check_time_line(run):
             seconds[name] += took
             if name in ("mpi", "gloo"):
                 at_once[kind, iteration, name].append((began, began + took))
-        named = {name: took for name, took in sample.items() if name not in FACTS_OF_A_LINE}
+        named = {name: took for name, took in sample.items() if name not in FACTS_OF_A_LINE or name == "wait"}
         if kind == "exchange":
             named[method] = sample["seconds"]
         elif kind == "overlapped" and run.kinds[method] != "vote":
