@@ -32,7 +32,8 @@ def keep_and_show(name, description, measure, show, draw=None):
     if options.show:
         machine, *lines = map(json.loads, options.show.read_text().splitlines())
         show(lines, "pipe")
-        about = f"\n{machine['cpu']}, {machine['cores']} cores; numba {machine['numba']}, torch {machine['torch']}"
+        cores = f"{machine['cores']} core{'s' * (machine['cores'] > 1)}"
+        about = f"\n{machine['cpu']}, {cores}; numba {machine['numba']}, torch {machine['torch']}"
         dirty = " (with changes that are in no commit)" if (machine["commit"] or "").endswith("-dirty") else ""
         print(f"{about}, mpisign commit {machine['commit']}{dirty}")
     else:

@@ -10,8 +10,13 @@
 #SBATCH --time=00:30:00
 #SBATCH --exclusive
 #SBATCH --output=slurm-%x-%j.out
+# Your site may want more: take away one # of what it does. sinfo -s lists partitions; sacctmgr show associations
+# user=$USER format=account your accounts; sinfo -o "%P %G" what to write behind --gres (without GPUs: no --gres).
+##SBATCH --partition=NAME
+##SBATCH --account=NAME
 
-# VENV and LAUNCH: see imagenet.sh.
+# VENV and LAUNCH: see imagenet.sh. If mpisign was installed with a module's MPI or Python, load the same one here:
+# module load NAME
 VENV=${VENV-.venv}
 LAUNCH=${LAUNCH:-srun --mpi=pmi2 --wait=60}
 

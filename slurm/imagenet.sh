@@ -9,15 +9,21 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --output=slurm-%x-%j.out
+# Your site may want more: take away one # of what it does. sinfo -s lists partitions; sacctmgr show associations
+# user=$USER format=account your accounts; sinfo -o "%P %G" what to write behind --gres (without GPUs: no --gres).
+##SBATCH --partition=NAME
+##SBATCH --account=NAME
 # Before its time is up the job leaves a checkpoint, is put back into the queue and goes on with the same output.
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# VENV: the environment that mpisign is in (VENV= is the python on the PATH).
+# VENV: the environment that mpisign is in, on a file system that all nodes share (VENV= is the python on the PATH).
 # LAUNCH: what starts the ranks and belongs to that environment's MPI: srun --mpi=pmi2 for MPICH and its kin,
-# srun --mpi=pmix for Open MPI, or an mpirun. The wrong one starts each rank alone; mpisign says so and stops.
-# --wait=60: no rank outlives the first one's end by more than a minute.
+# srun --mpi=pmix for Open MPI (srun --mpi=list tells which there are), or an mpirun. The wrong one starts each rank
+# alone; mpisign says so and stops. --wait=60: no rank outlives the first one's end by more than a minute.
+# If mpisign was installed with a module's MPI or Python, load the same module here:
+# module load NAME
 VENV=${VENV-.venv}
 LAUNCH=${LAUNCH:-srun --mpi=pmi2 --wait=60}
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..ranks import agreement, launch, options
+from ..ranks import agreement, launch, machine, options
 from .config import Config
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from .setting import Setting
 
 PROGRAM = "mpisign.bench"
+OWN = ("data", "output")  # options that may differ between ranks: paths of a node, or rank 0's alone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 1 if any result was wrong. Faulty input exits with 2."""
     config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
     with launch.session(PROGRAM) as comm:
+        agreement.start_alike(comm, PROGRAM, machine.started(PROGRAM, config, OWN))
         from ..methods.table import METHODS, ready
         from ..ranks import place
         from ..ranks.group import process_group

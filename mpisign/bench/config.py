@@ -21,7 +21,9 @@ LEAST, MOST = 10, 1000
 class Config:
     """What is asked of a run."""
 
-    model: str = option("resnet50", "torchvision's name of a classifier, or tiny", metavar="NAME")
+    model: str = option(
+        "resnet50", "torchvision's name of a classifier, tiny, or package.module:function of yours", metavar="NAME"
+    )
     batch_size: int = option(None, "pictures a rank (default: 1 on CPUs, 32 on CUDA)", type=positive, metavar="N")
     image_size: int = option(224, "height and width of the pictures", type=positive, metavar="N")
     data: str = option("", "a folder of class folders with pictures (default: synthetic ones)", metavar="PATH")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from ..ranks import place
@@ -24,8 +25,8 @@ def _cores(neighbours: Ranks, total: int) -> Finding:
     threads = [place.threads_for(mask, masks) for mask in masks]
     torch = f"torch {_range(threads)} thread(s) a rank"
     if len(masks) > cores:
-        text = f"{len(masks)} ranks share {cores} core(s) and wait for each other's turns"
-        advice = f"start fewer ranks a node, or take no time for that of a cluster{who}"
+        text = f"{len(masks)} ranks share {cores} core(s) and slow each other down"
+        advice = f"start fewer ranks a node, or don't report these times as a cluster's{who}"
         if cores < neighbours[0].node_cores:
             advice = "the node has more: ask the scheduler for them, or say --bind-to none; else " + advice
         return Finding(WARNING, f"{text}: {advice}")
@@ -69,10 +70,9 @@ def _stale(stale: dict[str, int], slurm: dict[str, int], who: str) -> Finding:
     """
     again = bool(slurm.get("restarts"))
     danger = "; this job was put back, and its ranks may abort or hang in MPI_Init for them" if again else ""
-    names = " ".join(str(SHARED / name) for name in list(stale)[:3])
-    more = f" (and {len(stale) - 3} more)" if len(stale) > 3 else ""
+    names = " ".join(shlex.quote(str(SHARED / name)) for name in stale)  # all of them, to be pasted
     text = f"an ended job left {_mib(sum(stale.values()))} in {SHARED}, which no process here has open{danger}"
-    return Finding(ERROR if again else WARNING, f"{text}: on that node, rm {names}{more}{who}")
+    return Finding(ERROR if again else WARNING, f"{text}: on that node, rm {names}{who}")
 
 
 def _mib(count: float) -> str:

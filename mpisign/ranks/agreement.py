@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import patience
@@ -47,6 +47,25 @@ def refusing(comm: Comm, program: str) -> Iterator[None]:
     fault = first_fault(comm, fault)
     if fault is not None:
         refuse(program, fault, comm)
+
+
+def start_alike(comm: Comm, program: str, started: Mapping[str, Any]) -> None:
+    """End on all ranks unless all were started alike: the same program, options, software. Collective, the first thing.
+
+    `started` has what must agree by the name that a user knows it by.
+    """
+    if len(set(comm.allgather(repr(sorted(started.items()))))) > 1:
+        refuse(program, f"the ranks were not started alike: {unlike(comm.allgather(started))}", comm)
+
+
+def unlike(everyones: Sequence[Mapping[str, Any]]) -> str:
+    """Say in what ranks differ from rank 0, and which one is the first that does."""
+    first, said = everyones[0], []
+    for name in dict.fromkeys(name for one in everyones for name in one):
+        other = next((rank for rank, one in enumerate(everyones) if one.get(name) != first.get(name)), None)
+        if other is not None:
+            said.append(f"{name} is {first.get(name)} on rank 0 and {everyones[other].get(name)} on rank {other}")
+    return "; ".join(said)
 
 
 def agree(comm: Gathering, asked: object, check: Callable[[], None]) -> None:

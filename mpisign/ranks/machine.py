@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +23,31 @@ if TYPE_CHECKING:
 
 def machine() -> dict[str, Any]:
     """Return what may be told of this machine and its software: an allow-list, no host name, no environment."""
-    versions = {name: version(name) for name in ("torch", "numpy", "numba", "mpi4py")}
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **versions,
-        "mpisign": __version__,
+        **software(),
         "commit": _commit(),
     }
+
+
+def software() -> dict[str, str | None]:
+    """Return the versions of what computes and sends."""
+    versions = {name: version(name) for name in ("torch", "numpy", "numba", "mpi4py")}
+    return {"python": platform.python_version(), **versions, "mpisign": __version__}
+
+
+def started(program: str, config: object, own: Collection[str]) -> dict[str, Any]:
+    """Return what all ranks must have in common; of the sources of the package it is a digest.
+
+    `own` are the fields of `config` that are each rank's own, or rank 0's alone.
+    """
+    options = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(source.read_bytes())
+    return {"the program": program, **options, **software(), "the digest of mpisign's sources": digest.hexdigest()[:12]}
 
 
 def version(package: str) -> str | None:

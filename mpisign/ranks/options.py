@@ -55,9 +55,17 @@ def natural(text: str) -> int:
     return _at_least(0, text)
 
 
+def number(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def fraction(text: str) -> float:
     """Parse a number in [0, 1)."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
@@ -65,7 +73,7 @@ def fraction(text: str) -> float:
 
 def not_negative(text: str) -> float:
     """Parse a finite number of at least 0."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no finite number of at least 0")
     return value
@@ -73,7 +81,7 @@ def not_negative(text: str) -> float:
 
 def above_0(text: str) -> float:
     """Parse a finite number above 0."""
-    value = float(text)
+    value = number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
     return value

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..ranks.options import above_0, not_negative
 from .formats import FORMATS
 
 # Modules that load NumPy are imported after parsing, so that --help is quick.
@@ -56,19 +57,12 @@ def _add_projection(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="fit FILEs, draw OUT.svg and OUT.png; one FILE may be a run of a model, for its compute and size",
     )
-    add("--bandwidth", type=_positive, default=10.0, metavar="GBITS", help="Gbit/s, over P (default: %(default)s)")
+    add("--bandwidth", type=above_0, default=10.0, metavar="GBITS", help="Gbit/s, over P (default: %(default)s)")
     add("--ranks", type=int, default=16, metavar="P", help="hosts, over bandwidth (default: %(default)s)")
-    add("--latency-us", type=_positive, metavar="US", help="of a message (default: as fitted)")
-    add("--compute-ms", type=_positive, metavar="MS", help="of an iteration (default: of the model's run)")
+    add("--latency-us", type=above_0, metavar="US", help="of a message (default: as fitted)")
+    add("--compute-ms", type=above_0, metavar="MS", help="of an iteration (default: of the model's run)")
     add("--coordinates", type=int, metavar="D", help="of the gradient (default: the run's, or ResNet-50's)")
     add("--project-methods", metavar="NAMES", help="with commas between (default: all that were swept)")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
-    return value
 
 
 def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
@@ -100,10 +94,7 @@ def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _percent(text: str) -> float:
     """Parse a percentage, such as 10%, into a share."""
-    value = float(text.removesuffix("%"))
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no percentage of at least 0")
-    return value / 100
+    return not_negative(text.removesuffix("%")) / 100
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -138,5 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     gc.disable()  # a long record is very many objects, none of them in a cycle
     sys.exit(main())

@@ -18,7 +18,7 @@ from .summary import Summary
 from .text import milliseconds
 
 WARNING = "WARNING: "
-CROWDED = "more ranks than cores; they wait for each other's turns, and the times say little about a cluster"
+CROWDED = "more ranks than cores: they slow each other down; don't report these times as a cluster's"
 SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 
 
@@ -270,6 +270,13 @@ NOTES = (
         lambda summary: _config(summary)["adversaries"] > 0,
         lambda summary: (
             "a vote's times include what a traitor takes to make its lie up; a dense method's only if overlapped"
+        ),
+    ),
+    Note(
+        lambda summary: not summary.is_sweep and not summary.overlaps,
+        lambda summary: (
+            "iteration: compute and comm of the slowest ranks, added up iteration by iteration; the median of these "
+            "sums is not the sum of the medians"
         ),
     ),
     Note(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ranks import agreement, launch, options
+from ..ranks import agreement, launch, machine, options
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from .training import Training
 
 PROGRAM = "mpisign.train"
+OWN = ("data", "output")  # options that may differ between ranks: paths of a node, or rank 0's alone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 after a fault, 85 if told to stop. Faulty input exits with 2."""
     config = options.parse(Recipe, PROGRAM, __doc__.splitlines()[0], arguments)
     with launch.session(PROGRAM) as comm:
+        agreement.start_alike(comm, PROGRAM, machine.started(PROGRAM, config, OWN))
         from .stop import Stop
 
         stop = Stop()

@@ -1,8 +1,11 @@
-"""The models that are trained: torchvision's classifiers by name, and a tiny one for tests."""
+"""The models that are trained: torchvision's classifiers by name, a tiny one for tests, and anybody's own."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
+import sys
 from typing import Any
 
 import torch
@@ -21,12 +24,14 @@ def names() -> list[str]:
 
 
 def build(name: str, image_size: int, *, classes: int = CLASSES) -> nn.Module:
-    """Return the model with fresh weights.
+    """Return the model with fresh weights; PACKAGE.MODULE:FUNCTION is called with `num_classes`, as torchvision's are.
 
     Raises:
         ValueError: there is no such model.
 
     """
+    if ":" in name:
+        return _own(name, classes)
     if name == TINY:
         return nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
@@ -36,7 +41,8 @@ def build(name: str, image_size: int, *, classes: int = CLASSES) -> nn.Module:
 
     if name not in names():
         raise ValueError(
-            f"model: unknown name {name!r}; tiny, resnet50, vit_b_16 ... are known, see torchvision.models"
+            f"model: unknown name {name!r}; tiny, resnet50, vit_b_16 ... are known, see torchvision.models; "
+            "one of your own is package.module:function"
         )
     extra: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
@@ -49,17 +55,38 @@ def build(name: str, image_size: int, *, classes: int = CLASSES) -> nn.Module:
     return model
 
 
+def _own(name: str, classes: int) -> nn.Module:
+    """Return what a function of the user's makes; its module may lie in the current folder, as for `python -m`."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    package, _, function = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(package), function)(num_classes=classes)
+    except Exception as error:  # it may raise anything
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model: {name} makes no model: {type(error).__name__}: {reason}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"model: {name} makes no torch.nn.Module, but {type(made).__name__}")
+    return made
+
+
+def label(name: str) -> str:
+    """Return the name as a part of a file's."""
+    return name.replace(":", "-")
+
+
 def check(name: str, image_size: int, *, batch_size: int) -> None:
     """Raise a ValueError if the model is unknown or cannot take such batches; nothing is computed."""
     with torch.device("meta"):
         try:
             model = build(name, image_size)
             model(torch.empty(batch_size, 3, image_size, image_size))
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except Exception as error:  # anybody's model may raise anything
             if str(error).startswith("model: "):
                 raise
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"image_size: {name} takes no batch of {batch_size} pictures of {image_size} x {image_size}: {error}"
+                f"image_size: {name} takes no batch of {batch_size} pictures of {image_size} x {image_size}: {reason}"
             ) from None
 
 

@@ -109,7 +109,7 @@ FAULTS = {
         "too low; it is single"),
     "more ranks than cores": (
         "cores", WARNING, four(cores=frozenset((0, 1)), node_cores=2),
-        "4 ranks share 2 core(s) and wait for each other's turns: start fewer"),
+        "4 ranks share 2 core(s) and slow each other down: start fewer"),
     "all bound to one core of many": (
         "cores", WARNING, four(cores=frozenset((0,))), "the node has more: ask the scheduler"),
     "cores overlap": (
