@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..ranks import links
@@ -20,22 +20,25 @@ def told(facts: dict[str, Any]) -> str:
     said = []
     if pair:
         where = "on one node, whose memory is the network" if one_node else f"on {facts['nodes']} nodes"
-        over = f" over {_named(facts['carried'], facts)}" if facts["carried"] else ""
         said.append(
             f"between ranks {pair[0]} and {pair[1]}, {where}: {1e6 * facts['latency_s']:.3g} us, "
-            f"{facts['bandwidth'] / 1e9:.3g} GB/s {by}{over}"
+            f"{facts['bandwidth'] / 1e9:.3g} GB/s {by}{_over(facts)}"
         )
     else:
         said.append(f"one rank, which sends nothing {by}")
     if not one_node:
-        kinds = [_named(list(own), facts, own) or "none that are up" for own in facts["links"]]
+        kinds = [_named(own, own, unknown=" of unknown speed") or "none that are up" for own in facts["links"]]
         said += [f"links: {' or, on other nodes, '.join(kinds)}", f"Gloo's: {' or '.join(facts['gloo'])}"]
     return "; ".join(said)
 
 
-def _named(names: Sequence[str], facts: dict[str, Any], own: Mapping[str, float | None] | None = None) -> str:
-    own = facts["links"][0] if own is None else own
-    return ", ".join(f"{name} {own[name]:g} Gbit/s" if own.get(name) else name for name in names)
+def _named(names: Iterable[str], own: Mapping[str, float | None], unknown: str = "") -> str:
+    return ", ".join(f"{name} {own[name]:g} Gbit/s" if own.get(name) else f"{name}{unknown}" for name in names)
+
+
+def _over(facts: dict[str, Any]) -> str:
+    """Name the links that carried the bytes, where the kernel has counted them."""
+    return f" over {_named(facts['carried'], facts['links'][0])}" if facts["carried"] else ""
 
 
 def slow(facts: dict[str, Any]) -> str | None:
@@ -48,10 +51,9 @@ def slow(facts: dict[str, Any]) -> str | None:
     used = [facts["links"][0].get(carrier) or speed for carrier in facts["carried"]]  # if unknown, none is blamed
     if gbit >= FAR_BELOW * speed and max(used, default=speed) > SLOWER * speed:
         return None
-    over = f" over {_named(facts['carried'], facts)}" if facts["carried"] else ""
     return (
-        f"{facts['by']} sends {gbit:.3g} Gbit/s between nodes{over}, though there is a link of {speed:g} Gbit/s, "
-        f"{name}: {_advice(facts, name)}"
+        f"{facts['by']} sends {gbit:.3g} Gbit/s between nodes{_over(facts)}, though there is a link of {speed:g} "
+        f"Gbit/s, {name}: {_advice(facts, name)}"
     )
 
 

@@ -89,7 +89,9 @@ def test_what_is_told():
         "between ranks 0 and 8, on one node, whose memory is the network: 1.24 us, 11.3 GB/s by MPI (ch4:ucx)"
     )
     assert network.told(facts(nodes=1, pair=None, by="Gloo")) == "one rank, which sends nothing by Gloo"
-    assert "links: eth0 or, on other nodes, none that are up;" in network.told(facts(links=[{"eth0": None}, {}]))
+    assert "links: eth0 of unknown speed or, on other nodes, none that are up;" in network.told(
+        facts(links=[{"eth0": None}, {}])
+    )
 
 
 def with_network(**changed):
