@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with launch.session(PROGRAM) as comm:
         agreement.start_alike(comm, PROGRAM, machine.started(PROGRAM, config, OWN))
         from ..methods.table import METHODS, ready
-        from ..ranks import place
+        from ..ranks import place, wires
         from ..ranks.group import process_group
         from .compiling import compile_kernels
         from .measure import measure
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                   f"methods {', '.join(setting.methods)}", file=sys.stderr, flush=True)  # fmt: skip
         began, run, terms = time.monotonic(), new_run(setting), setting.terms
         run.end["type"] = "end"
+        run.head["network"] = wires.network(comm, here.nodes)
         with place.telling_of_memory(), process_group(comm, here.backend, one_node=here.one_node):
             compile_kernels(comm)
             with ready(comm, {name: METHODS[name] for name in setting.methods}, terms=terms) as methods:

@@ -79,8 +79,9 @@ def _examine(config: Config, writer: int) -> int:
                  "rank came this far, or the nodes can't reach each other")  # fmt: skip
         facts, comm = examination.with_world(facts)
     going_on(facts, "ranks", "not every rank came to the end of its examination: one died, or importing torch is slow "
-             "here (a higher --limit waits longer)")  # fmt: skip
+             "here (a higher --limit waits longer), or messages do not get through")  # fmt: skip
     facts = examination.after_mpi(facts)
+    facts = examination.with_network(facts, comm) if comm else facts
     ranks = comm.gather(facts) if comm else [facts]
     findings = diagnosis.diagnose(ranks) if ranks else []
     if ranks and launch.launched()[2] == 0:

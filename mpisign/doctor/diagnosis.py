@@ -15,6 +15,7 @@ CHECKS: dict[str, Callable[[Ranks], list[Finding]]] = {
     "cores": hardware.check_cores,
     "shared memory": hardware.check_shared_memory,
     "memory": hardware.check_memory,
+    "network": hardware.check_network,
     "CUDA": hardware.check_cuda,
     "NCCL": hardware.check_nccl,
     "CUDA-aware MPI": hardware.check_cuda_aware,

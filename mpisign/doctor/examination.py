@@ -17,9 +17,9 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..ranks import launch, machine, torchrun
+from ..ranks import launch, machine, torchrun, wires
 from ..ranks.nodes import nodes_of
 from ..ranks.torchrun import TorchComm
 from ..report import records
@@ -118,6 +118,7 @@ class Facts:
     broken: dict[str, str] = field(default_factory=dict)  # packages that are there and can't be imported: why
     cached: bool | None = None  # whether compiled code can be kept; None without Numba
     cuda: Cuda | None = None
+    network: dict[str, Any] | None = None  # between the ranks, as a record of the bench tells it
 
     @property
     def without_mpi(self) -> bool:
@@ -218,6 +219,11 @@ def after_mpi(facts: Facts) -> Facts:
     if "torch" in usable:
         cuda = torch_cuda(facts.world.local if facts.world else 0)
     return replace(facts, broken=broken, cached=cached, cuda=cuda)
+
+
+def with_network(facts: Facts, comm: launch.Comm) -> Facts:
+    """Return the facts with those of the network between the ranks, a ping-pong among them. Collective."""
+    return replace(facts, network=wires.network(comm, nodes_of(comm)))
 
 
 def import_fault(name: str) -> str | None:

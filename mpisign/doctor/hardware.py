@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..ranks import place
+from ..report import network
 from .examination import SHARED, Facts
 from .finding import ERROR, OK, WARNING, Finding, Ranks, each_fault, nodes, those
 
@@ -94,6 +95,15 @@ def check_memory(ranks: Ranks) -> list[Finding]:
             advice = f"start at most {left // RESNET50_BYTES} a node, or take a smaller --model"
             findings.append(Finding(WARNING, f"{text}: {advice}{who}"))
     return findings or [Finding(OK, f"{_mib(min(shares))} are left for each rank")]
+
+
+def check_network(ranks: Ranks) -> list[Finding]:
+    """Tell what the network is, and see that a fast link between nodes does not lie idle."""
+    facts = ranks[0].network
+    if not facts:
+        return []  # the ranks did not meet, which another check tells
+    faults = [fault for fault in (network.slow(facts), network.slow_gloo(facts)) if fault]
+    return [Finding(OK, network.told(facts)), *(Finding(WARNING, fault) for fault in faults)]
 
 
 def check_cuda(ranks: Ranks) -> list[Finding]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Points = dict[str, dict[int, Median]]  # by method, and by ranks or bytes: seconds
 
 # Of records.FACTS, between the records of a chart over ranks: their number, and what follows from it.
-MAY_DIFFER = ("ranks", "nodes", "cores", "bound", "torch_threads", "gpus")
+MAY_DIFFER = ("ranks", "nodes", "cores", "bound", "torch_threads", "gpus", "transport", "gloo")
 FAR = 2.5  # times the highest median: samples beyond are written at the edge of the axis
 APART = 0.35  # of the way to the next number, what the methods' points there spread over
 MANY = 5000  # dots; more become a picture inside the drawing

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import network
 from .records import CLOCK
 from .rows import enough_rounds
 from .statistics import enough
@@ -57,6 +58,12 @@ def _always(summary: Summary) -> bool:
 
 def _machine(summary: Summary) -> dict[str, Any]:
     facts: dict[str, Any] = summary.run.head["machine"]
+    return facts
+
+
+def _network(summary: Summary) -> dict[str, Any]:
+    """Return the facts of the network; records of before 2026-11-28 have none."""
+    facts: dict[str, Any] = summary.run.head.get("network", {})
     return facts
 
 
@@ -222,9 +229,24 @@ def _warm(summary: Summary) -> bool:
     return votes and not summary.overlaps and _config(summary)["momentum"] > 0 and summary.run.head["clock"] < CLOCK
 
 
+def _on_network(judge: Callable[[dict[str, Any]], str | None]) -> Note:
+    """Return the warning of what `judge` finds in the facts of the network."""
+    return Note(
+        lambda summary: bool(_network(summary)) and judge(_network(summary)) is not None,
+        lambda summary: f"network: {judge(_network(summary))}",
+        warning=True,
+    )
+
+
 NOTES = (
     Note(_always, _hardware),
     Note(_always, _software),
+    Note(
+        lambda summary: bool(_network(summary)),
+        lambda summary: f"network: {network.told(_network(summary))}",
+    ),
+    _on_network(network.slow),
+    _on_network(network.slow_gloo),
     Note(lambda summary: bool(_machine(summary).get("gpus")), _device_memory),
     Note(_always, _memory),
     Note(_always, _vote),

@@ -12,6 +12,8 @@ and overlapped dense methods had buckets of one size; these records do not say s
 
 `block` is how many overlapped iterations a method has in a row, else 1.
 
+`network`, which older records lack, is what is known of the network (`mpisign/ranks/wires.py`, `network`).
+
 The last line's `worst` lists what was wrong where no sample was kept, in the warm-up and after the run: method, wrong
 coordinates, and in a sweep's warm-up bytes.
 
@@ -43,6 +45,7 @@ FACTS = {
                 "mpi", "thread_level", "launcher", "python", "torch", "numba", "mpi4py"),
     "config": ("model", "batch_size", "image_size", "data", "sizes", "schedule", "bucket_mb", "tie", "momentum",
                "adversaries", "adversary", "share_gpus", "trace"),
+    "network": ("transport", "settings", "links", "gloo"),
 }  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def unwritable(path: Path) -> str | None:
 
 def differences(*runs: Run) -> list[str]:
     """Name the facts of FACTS in which runs differ, of those that have them."""
-    told = {(part, name): [run.head[part][name] for run in runs if name in run.head[part]]
+    told = {(part, name): [run.head[part][name] for run in runs if name in run.head.get(part, {})]
             for part, names in FACTS.items() for name in names}  # fmt: skip
     told["", "clock"] = [run.head["clock"] for run in runs]
     facts = []

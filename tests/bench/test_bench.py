@@ -85,6 +85,10 @@ def test_the_table(ran, ranks):
     assert "nccl did not run: NCCL needs CUDA devices" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
     assert ("nothing to exchange" in ended.stdout) == (ranks == 1)
+    network = kept.head["network"]
+    assert network["pair"] == ([0, ranks - 1] if ranks > 1 else None)
+    assert ranks == 1 or min(network["latency_s"], network["bandwidth"]) > 0
+    assert "network: " in ended.stdout
     found = {row["method"]: row for row in summarize(kept).rows}
     assert tuple(found) == HERE
     assert all(row["wrong"] == 0 for name, row in found.items() if name != "none")

@@ -81,6 +81,9 @@ def test_rows_over_process_groups_run_and_those_over_mpi_are_named(ran):
     facts = kept.head["machine"]
     assert (facts["launcher"], facts["mpi"], facts["ranks"], facts["nodes"]) == ("torchrun", "none", RANKS, 1)
     assert "software: no MPI, ranks started by torchrun" in ended.stdout
+    assert kept.head["network"]["by"] == "Gloo"
+    assert kept.head["network"]["bandwidth"] > 0
+    assert "GB/s by Gloo over lo" in ended.stdout
 
 
 @pytest.mark.parametrize("name", ["overlap", "sweep"])

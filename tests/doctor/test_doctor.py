@@ -19,6 +19,11 @@ from mpisign.ranks import launch as mpi
 DOCTOR = ("-m", "mpisign.doctor")
 SECOND = Path(f"{Path(sys.executable).parent.parent}-second") / "bin"  # Open MPI beside MPICH: see the Makefile
 GIB = 2**30
+NETWORK = {
+    "by": "MPI", "transport": "ch4:ucx", "drivers": ["ib"], "settings": {}, "nodes": 2, "gloo": ["ib0"],
+    "links": [{"mlx5_0:1": 100.0, "ib0": 100.0, "eth0": 1.0}], "pair": [0, 2], "latency_s": 1e-6, "bandwidth": 1.1e10,
+    "carried": ["mlx5_0:1"],
+}  # fmt: skip
 
 
 def well(rank=0, size=4, **facts):
@@ -31,6 +36,7 @@ def well(rank=0, size=4, **facts):
         shared=(8 * GIB, 4 * GIB), stale={}, memory=64 * GIB, clock=Clock(1e-9, 5e-8, "tsc"), unwritable=None,
         nvidia=False, slurm=None, library=Library("MPICH", "MPICH 5.0.2", "5.0", "4.1", ("/lib/libmpi.so.12",)),
         world=world, cached=True, cuda=Cuda(None, 0, None, "NCCL needs CUDA devices, and there are none"),
+        network=NETWORK,
     )  # fmt: skip
     return replace(sound, **facts)
 
@@ -127,6 +133,11 @@ FAULTS = {
     "little memory": (
         "memory", WARNING, four(memory=5 * 10**9), "start at most 2 a node, or take a smaller --model (all ranks)"),
     "unknown memory": ("memory", WARNING, four(memory=None), "does not say"),
+    "a fast link that lies idle": (
+        "network", WARNING, four(network=NETWORK | {"bandwidth": 1.1e8, "carried": ["eth0"]}),
+        "MPI sends 0.88 Gbit/s between nodes over eth0 1 Gbit/s, though there is a link of 100 Gbit/s, mlx5_0:1: set"),
+    "Gloo on a slow interface": (
+        "network", WARNING, four(network=NETWORK | {"gloo": ["eth0"]}), "set GLOO_SOCKET_IFNAME=ib0"),
     "a driver that torch can't use": (
         "CUDA", WARNING, four(nvidia=True, cuda=Cuda("13.0", 0, None, "none")), "built for CUDA 13.0, can't use it"),
     "a rank without a device": (
@@ -260,6 +271,7 @@ def test_under_mpirun_one_rank_speaks_for_all():
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert list(dict.fromkeys(name for name, _ in levels(ended.stdout))) == list(diagnosis.CHECKS)
     assert ERROR not in dict(levels(ended.stdout)).values()
+    assert "network: between ranks 0 and 1, on one node, whose memory is the network: " in ended.stdout
     assert "launcher: mpirun, 2 rank(s) on 1 node(s)" in ended.stdout or "Open MPI's mpirun, 2 rank(s)" in ended.stdout
 
 
