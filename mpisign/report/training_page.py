@@ -1,15 +1,12 @@
-"""Trainings as one HTML page, in the style of that of records: it too holds all that it shows, and runs nothing."""
+"""Trainings as one HTML page. As that of records, it holds all that it shows, and fetches and runs nothing."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import training_table
 from .training_log import Training
-
-FOLDER = Path(__file__).parent
 
 
 def render(trainings: Sequence[Training], drawn: Mapping[str, bytes]) -> str:
@@ -18,23 +15,16 @@ def render(trainings: Sequence[Training], drawn: Mapping[str, bytes]) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((FOLDER / "training.html").read_text())
+    template = environment.from_string(Path(__file__).with_name("training.html").read_text())
     remarks = training_table.remarks(trainings)
     return template.render(
         title=training_table.title(trainings),
-        style=Markup(_style()),  # noqa: S704
         part=training_table.parts(trainings)[0],
         kinds={training.name: training.kind for training in trainings},
         warnings=[remark.text for remark in remarks if remark.warning],
         notes=[remark.text for remark in remarks if not remark.warning],
         charts={name: Markup(_inline(svg)) for name, svg in drawn.items()},  # noqa: S704
     )
-
-
-def _style() -> str:
-    """Return the style of the page of records."""
-    found = re.search(r"<style>(.*?)</style>", (FOLDER / "page.html").read_text(), re.DOTALL)
-    return found[1].strip() if found else ""
 
 
 def _inline(svg: bytes) -> str:

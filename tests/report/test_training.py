@@ -11,11 +11,11 @@ import xml.etree.ElementTree as ET
 import browser
 import numpy as np
 import pytest
-from launch import ROOT, environment, skip_if_quick
+from launch import environment, skip_if_quick
 from made import kept, made_run
 
 from mpisign.report import __main__ as report
-from mpisign.report import training_charts, training_log, training_page, training_table
+from mpisign.report import training_charts, training_log, training_table
 
 HOSTILE = '<script>alert("$x$")</script>'
 STEPS = 4  # of an epoch
@@ -326,12 +326,6 @@ def test_names_in_a_log_are_text_and_no_markup(tmp_path, capsys):
     said(capsys, path, "--html", page)
     assert "<script" not in page.read_text()
     assert page.read_text().count("&lt;script&gt;") > 4
-
-
-def test_the_page_has_the_style_of_that_of_records():
-    style = training_page._style()
-    assert style in (ROOT / "mpisign" / "report" / "page.html").read_text()
-    assert all(name in style for name in (".wide", ".warning", ".lead", "figure"))
 
 
 def test_a_browser_shows_the_page(log, tmp_path, capsys):
