@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).parent / "slurm"
 PROGRAMS = {
     "bench": "does the vote pay here? every method exchanges the same gradients",
     "train": "train a classifier by vote, or by another method",
-    "report": "draw the tables and charts of a record anew, or compare two records",
+    "report": "draw the tables and charts of records or trainings, or compare two records",
     "doctor": "what is wrong with this machine, its MPI or how the ranks were started?",
 }
 

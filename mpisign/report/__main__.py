@@ -1,6 +1,7 @@
-"""Redraw the tables of records, draw their charts, make a page of them, or compare two. Needs neither MPI nor torch.
+"""Print records or trainings as tables, draw their charts, make a page of them. Needs neither MPI nor torch.
 
 python -m mpisign.report FILE... [--figures FOLDER] [--html FILE]
+python -m mpisign.report RUN/log.jsonl... [--figures FOLDER] [--html FILE]
 python -m mpisign.report compare OLD... --with NEW...
 """
 
@@ -28,13 +29,19 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=f"{PROGRAM} compare OLD... --with NEW... holds records against others (compare --help tells more). "
         "A record that is itself called compare is ./compare.",
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a record that mpisign.bench left")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a record of mpisign.bench, or a training's log.jsonl",
+    )
     parser.add_argument("--baseline", metavar="METHOD", help="hold all against this method of the record")
     parser.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     parser.add_argument("--per-iteration", action="store_true", help="print each iteration too")
     parser.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="write the charts as RECORD-CHART.svg and .png; of several "
-        "records, alike in all but the number of ranks, scaling.svg too",
+        "records, alike in all but the number of ranks, scaling.svg too; of trainings training-epochs, -steps, -hours",
     )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write tables, charts and facts as one page")
     parser.add_argument("--trace", type=Path, metavar="OUT", help="write the time line of one record for Perfetto")
@@ -42,8 +49,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.trace and len(options.files) != 1:
         parser.error(f"--trace takes one record, got {len(options.files)}")
-    if len(options.files) > 1 and options.format in ("csv", "json"):
-        parser.error(f"--format {options.format} takes one record")
     return options
 
 
@@ -105,6 +110,12 @@ def _run(arguments: Sequence[str]) -> int:
 
         return compare.main(options)
     options = _parse(arguments)
+    from . import training_log
+
+    if training_log.are(options.files):
+        from . import training
+
+        return training.main(options)
     if options.trace:
         from . import trace
 

@@ -38,6 +38,8 @@ def settle(options: argparse.Namespace) -> list[Run]:
         OSError: a record can't be read.
 
     """
+    if len(options.files) > 1 and options.format in ("csv", "json"):
+        raise ValueError(f"--format {options.format} takes one record")
     runs = [records.read(path) for path in options.files]
     if options.baseline:
         for path, run in zip(options.files, runs, strict=True):
