@@ -33,7 +33,8 @@ FAMILIES = {  # colour and marker
 }  # fmt: skip
 UNKNOWN = "8"  # the marker of a method that is in no table, as of a record of another version
 VARIANTS = {"": 0, "gloo": 1, "mpi": 1, "nccl": 2, "2": 0, "4": 1}  # by the rest of the name: the number of its look
-STYLES = (("-", {}), ("--", {"markerfacecolor": "white"}), (":", {"fillstyle": "left"}))
+LINES = ("-", "--", ":")
+FILLINGS = ("full", "none", "left")
 APART = 0.35  # of the way to the next number, what the methods' points there spread over
 RIVAL = "a rival's exchange"  # not told apart
 EXPOSED = "a vote's exchange"  # overlapped: what is exposed of it
@@ -54,8 +55,8 @@ def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         # vote-alltoall-gloo has the colour of vote-alltoall, powersgd-4 that of powersgd-2
         family = next((name for name in FAMILIES if f"{method}-".startswith(f"{name}-")), method)
         colour, marker = FAMILIES.get(family, (KINDS[kind], UNKNOWN))
-        line, filling = STYLES[VARIANTS.get(method[len(family) + 1 :], 0)]
-        styles[method] = {"color": colour, "marker": marker, "linestyle": line, **filling}
+        number = VARIANTS.get(method[len(family) + 1 :], 0)
+        styles[method] = {"color": colour, "marker": marker, "linestyle": LINES[number], "fillstyle": FILLINGS[number]}
     return styles
 
 
