@@ -1,4 +1,9 @@
-"""Records whose times are known, made up for tests: a run of two ranks, and a sweep that the cost model made."""
+"""Records for tests. The times of most are made up: of a run of two ranks, and of a sweep that the cost model made."""
+
+import dataclasses
+import json
+
+from launch import ROOT
 
 from mpisign.network import cost
 from mpisign.network.cost import GBIT, Rates
@@ -43,6 +48,19 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
                         run.samples.append(line | seconds_of)
     run.end = {"type": "end", "wrong": 0, "wall_s": 1.0, "peak_bytes": [10**9, 2 * 10**9], "replicas_identical": True}
     return run
+
+
+def newest(name):
+    """A real record, from results/published/."""
+    return max((ROOT / "results" / "published").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
+
+
+def redrawn(run, **changes):
+    """The run with other facts: of its config, or else of its machine."""
+    head = json.loads(json.dumps(run.head))
+    for name, value in changes.items():
+        head["config" if name in head["config"] else "machine"][name] = value
+    return dataclasses.replace(run, head=head)
 
 
 def kept(run, path):

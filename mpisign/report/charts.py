@@ -15,12 +15,14 @@ import numpy as np
 
 from . import records, text
 from .looks import (
-    COOL,
+    APART,
+    EXPOSED,
     GREY,
+    KINDS,
     LABELS,
     PHASES,
+    REST,
     RIVAL,
-    WARM,
     empty_figure,
     error_bar,
     label_plainly,
@@ -44,7 +46,6 @@ Points = dict[str, dict[int, Median]]  # by method, and by ranks or bytes: secon
 # Of records.FACTS, between the records of a chart over ranks: their number, and what follows from it.
 MAY_DIFFER = ("ranks", "nodes", "cores", "bound", "torch_threads", "gpus", "transport", "gloo")
 FAR = 2.5  # times the highest median: samples beyond are written at the edge of the axis
-APART = 0.35  # of the way to the next number, what the methods' points there spread over
 MANY = 5000  # dots; more become a picture inside the drawing
 
 
@@ -154,31 +155,31 @@ def _stack(axes: Axes, phases: Phases, *, kinds: Mapping[str, str]) -> None:
 
 def _exposed(axes: Axes, rows: list[Row], *, kinds: Mapping[str, str]) -> None:
     """Draw overlapped iterations: the exposed part of the exchange, after the rest, and the iteration's interval."""
-    parts = {"compute": (PHASES["step"], "the rest of the iteration"), "vote": (COOL[0], "exposed, of a vote"),
-             "rival": (WARM[0], "exposed, of a rival")}  # fmt: skip
+    exchanges = {"vote": EXPOSED, "rival": RIVAL}
     for place, row in enumerate(rows):
         iteration = Median(*(1e3 * row[f"iteration{end}_s"] for end in ("", "_low", "_high")))
         exposed = 1e3 * max(row["exposed_s"] or 0.0, 0.0)
         rest = iteration.median - exposed
-        axes.barh(place, rest, height=0.72, color=parts["compute"][0], edgecolor="white", linewidth=0.4)
+        axes.barh(place, rest, height=0.72, color=PHASES[REST], edgecolor="white", linewidth=0.4)
         if exposed:
-            axes.barh(place, exposed, left=rest, height=0.72, color=parts[kinds[row["method"]]][0])
+            axes.barh(place, exposed, left=rest, height=0.72, color=PHASES[exchanges[kinds[row["method"]]]])
         axes.errorbar(iteration.median, place, xerr=error_bar(iteration), color="black", capsize=3, linewidth=1)
-    for colour, label in parts.values():
-        axes.barh(0, 0, color=colour, label=label)
-    axes.set(title="Overlapped iteration, and its 95 % interval", xlabel="ms (median over iterations)")
+    for label in (REST, EXPOSED, RIVAL):
+        axes.barh(0, 0, color=PHASES[label], label=label)
+    title = "Overlapped iteration, and what is exposed of the exchange"
+    axes.set(title=title, xlabel="ms (median and its 95 % interval)")
 
 
 def distribution(summary: Summary) -> Figure:
     """Draw every sample of each method, with its quartiles, its median and the median's interval."""
     kinds, samples = _kinds(summary.run), summary.measured[None]
-    style, methods = looks(kinds), list(kinds)
+    methods = list(kinds)
     figure = empty_figure(summary.run, 1.7 + 0.44 * len(methods))
     left, right = figure.subplots(1, 2, sharey=True)
-    _strips(left, samples.iteration, style=style)
+    _strips(left, samples.iteration, kinds=kinds)
     left.set(title="Iteration", xlabel="ms (the axis need not begin at 0)")
     right.set(title="The exchange alone", xlabel="ms, logarithmic", xscale="log")
-    _strips(right, {name: comm for name, comm in samples.comm.items() if kinds.get(name) != "ceiling"}, style=style)
+    _strips(right, {name: comm for name, comm in samples.comm.items() if kinds.get(name) != "ceiling"}, kinds=kinds)
     label_plainly(right.xaxis)
     for ceiling in (name for name in methods if kinds[name] == "ceiling"):
         right.text(0.5, methods.index(ceiling), "sends nothing", transform=right.get_yaxis_transform(),
@@ -189,14 +190,14 @@ def distribution(summary: Summary) -> Figure:
     return figure
 
 
-def _strips(axes: Axes, samples: Samples, *, style: dict[str, dict[str, Any]]) -> None:
+def _strips(axes: Axes, samples: Samples, *, kinds: Mapping[str, str]) -> None:
     """Draw each method's samples in a row; those far beyond all medians as numbers at the right edge."""
-    methods, spread = list(style), np.random.default_rng(0)
+    methods, spread = list(kinds), np.random.default_rng(0)
     crowd = sum(map(len, samples.values())) > MANY
     middles = {method: median_interval(1e3 * samples[method]) for method in methods if method in samples}
     edge = FAR * max((middle.high for middle in middles.values()), default=0.0)
     for method, middle in middles.items():
-        place, values, colour = methods.index(method), 1e3 * samples[method], style[method]["color"]
+        place, values, colour = methods.index(method), 1e3 * samples[method], KINDS[kinds[method]]
         near, far = values[values <= edge], values[values > edge]
         low, high = np.quantile(values, (0.25, 0.75))
         axes.barh(place - 0.1, high - low, left=low, height=0.5, color=colour, alpha=0.18)
@@ -212,8 +213,8 @@ def _strips(axes: Axes, samples: Samples, *, style: dict[str, dict[str, Any]]) -
                       fontsize=8, color=colour, transform=axes.get_yaxis_transform())  # fmt: skip
     axes.plot([], [], "|-", color="black", markersize=9, label="median and its 95 % interval")
     axes.plot([], [], "s", color="#bbbbbb", markersize=10, label="quartiles")
-    axes.plot([], [], "o", color=COOL[0], markersize=4, label="a sample of a vote")
-    axes.plot([], [], "o", color=WARM[0], markersize=4, label="a sample of a rival")
+    axes.plot([], [], "o", color=KINDS["vote"], markersize=4, label="a sample of a vote")
+    axes.plot([], [], "o", color=KINDS["rival"], markersize=4, label="a sample of a rival")
     axes.plot([], [], ">", color=GREY, markersize=5, label="beyond the axis")
 
 

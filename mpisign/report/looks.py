@@ -1,7 +1,9 @@
 """How charts look: the colours, markers and lines of methods, the colours of phases, and the axes.
 
-Votes are drawn in cool colours and their rivals in warm ones, told apart by people who are colour-blind too. Each
-method has a marker of its own, and variants of a method differ in the style of the line.
+A colour means one thing in all charts and on the page, and is told from each other one by people who are colour-blind
+too. Votes have cool colours, their rivals warm ones, and what is neither is grey. A method has the same colour and
+marker whatever else ran; its variants, over other libraries or of another rank, differ in line and filling. Of the
+parts of a vote, coding is green and what goes over the wire violet.
 """
 
 from __future__ import annotations
@@ -20,35 +22,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COOL = ("#0072B2", "#009E73", "#56B4E9", "#332288", "#4234D2")  # after Okabe and Ito, and Tol
-WARM = ("#D55E00", "#E69F00", "#882255", "#E6CF5D", "#661100", "#3E1A13")
-GREY = "#6e6e6e"
-MARKERS = "osD^vPX<>p*h"
-STYLES = ("-", "--", ":", "-.")
-RIVAL = "a rival's whole exchange"  # not told apart
+GREY = "#6E6E6E"
+KINDS = {"vote": "#0072B2", "rival": "#B34700", "ceiling": GREY}  # of any method of that kind
+FAMILIES = {  # colour and marker
+    "none": (GREY, "o"),
+    "mpi": ("#FF8C42", "s"), "gloo": ("#E6B800", "D"), "nccl": ("#7B2100", "p"), "fp16": ("#845A3A", "^"),
+    "bf16": ("#4A0000", "v"), "powersgd": ("#BD7B42", "h"),
+    "vote-allgather": ("#56B4E9", "P"), "vote-server": ("#009E73", "X"), "vote-alltoall": ("#332288", "*"),
+    "vote-reduce": ("#A66BFF", "<"), "vote-hierarchical": ("#0B3B24", ">"),
+}  # fmt: skip
+UNKNOWN = "8"  # the marker of a method that is in no table, as of a record of another version
+VARIANTS = {"": 0, "gloo": 1, "mpi": 1, "nccl": 2, "2": 0, "4": 1}  # by the rest of the name: the number of its look
+LINES = ("-", "--", ":")
+FILLINGS = ("full", "none", "left")
+APART = 0.35  # of the way to the next number, what the methods' points there spread over
+RIVAL = "a rival's exchange"  # not told apart
+EXPOSED = "a vote's exchange"  # overlapped: what is exposed of it
+REST = "the rest of the iteration"
 PHASES = {
-    "compute": "#4d4d4d", "step": "#a7a7a7", IMBALANCE: "#dcdcdc",
-    "pack": "#F0C000", "vote": "#451A3F", "unpack": "#CD0A34",
-    "all-gather": "#0072B2", "all-to-all": "#56B4E9", "all-reduce": "#009E73", "gather": "#332288",
-    "broadcast": "#09576C", OTHER: "#1a1a1a", RIVAL: WARM[0],
+    "compute": "#4D4D4D", "step": "#9D9D9D", REST: "#C0C0C0", IMBALANCE: "#DCDCDC", OTHER: "#1A1A1A",
+    "pack": "#A5E6A5", "vote": "#52EF73", "unpack": "#73B573",
+    "all-gather": "#7329CE", "all-to-all": "#8C84E6", "all-reduce": "#6B3A7B", "gather": "#420852",
+    "broadcast": "#524AB5", EXPOSED: KINDS["vote"], RIVAL: KINDS["rival"],
 }  # fmt: skip
 LABELS = {IMBALANCE: "imbalance: the others wait for the slowest rank"}
 
 
 def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return how each method, given with its kind, is drawn: its colour, marker and line style."""
+    """Return how each method, given with its kind, is drawn: its colour, its marker and the style of its line."""
     styles: dict[str, dict[str, Any]] = {}
-    families: dict[str, dict[str, int]] = {"vote": {}, "rival": {}, "ceiling": {}}  # how many variants each name has
-    for number, (method, kind) in enumerate(kinds.items()):
+    for method, kind in kinds.items():
         # vote-alltoall-gloo has the colour of vote-alltoall, powersgd-4 that of powersgd-2
-        name = method.split("-")[1 if kind == "vote" else 0]
-        family, colours = families[kind], {"vote": COOL, "rival": WARM, "ceiling": (GREY,)}[kind]
-        family[name] = family.get(name, 0) + 1
-        styles[method] = {
-            "color": colours[list(family).index(name) % len(colours)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": STYLES[(family[name] - 1) % len(STYLES)],
-        }
+        family = next((name for name in FAMILIES if f"{method}-".startswith(f"{name}-")), method)
+        colour, marker = FAMILIES.get(family, (KINDS[kind], UNKNOWN))
+        number = VARIANTS.get(method[len(family) + 1 :], 0)
+        styles[method] = {"color": colour, "marker": marker, "linestyle": LINES[number], "fillstyle": FILLINGS[number]}
     return styles
 
 
@@ -80,7 +88,7 @@ def name_rows(axes: Axes, kinds: Mapping[str, str], *, wrong: Collection[str]) -
     axes.set_yticks(range(len(kinds)), [marked(method, wrong) for method in kinds])
     axes.set_ylim(len(kinds) - 0.45, -0.55)
     for label, kind in zip(axes.get_yticklabels(), kinds.values(), strict=True):
-        label.set_color({"vote": COOL[0], "rival": WARM[0], "ceiling": GREY}[kind])
+        label.set_color(KINDS[kind])
     for part in axes.figure.axes:
         part.grid(axis="x", color="#e4e4e4")
         part.set_axisbelow(True)

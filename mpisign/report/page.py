@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import table
+from .answer import answer
+from .looks import KINDS
 from .notes import remarks
 from .summary import Summary
 
@@ -22,25 +25,27 @@ def render(
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["pieces"] = _pieces
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     sections = [
         _section(summary)
         | {"name": name, "charts": {chart: Markup(_inline(svg)) for chart, svg in drawn[name].items()}}  # noqa: S704
         for name, summary in summaries.items()
     ]
-    return template.render(sections=sections, together=together and Markup(_inline(together)))  # noqa: S704
+    drawing = together and Markup(_inline(together))  # noqa: S704
+    return template.render(sections=sections, together=drawing, colours=KINDS)
 
 
 def _section(summary: Summary) -> dict[str, Any]:
-    run, said = summary.run, remarks(summary)
+    run = summary.run
+    in_full = "" if summary.is_sweep else table.answer_line(summary)
     return {
         "title": table.title(run),
-        "answer": table.answer_line(summary),
-        "smallest": table.smallest_line(summary),
+        "answer": answer(summary),
+        "in_full": list(filter(None, (in_full, table.smallest_line(summary)))),
         "parts": table.parts(summary),
-        "colours": {method: kind for method, kind in run.kinds.items() if kind != "ceiling"},
-        "warnings": [remark.text for remark in said if remark.warning],
-        "notes": [remark.text for remark in said if not remark.warning],
+        "kinds": run.kinds,
+        "notes": [remark.text for remark in remarks(summary) if not remark.warning],
         "facts": {
             "What was asked": {name: _plain(value) for name, value in run.head["config"].items()},
             "The machine": {name: _plain(value) for name, value in run.head["machine"].items()},
@@ -57,6 +62,11 @@ def _section(summary: Summary) -> dict[str, Any]:
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _pieces(cell: str) -> list[str]:
+    """Cut a cell in two lines, one of them for the interval, or for what is behind it."""
+    return re.split(r"(?<=\]) " if re.search(r"\] ", cell) else r" (?=\[)", cell, maxsplit=1)
 
 
 def _inline(svg: bytes) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..network.cost import FORMULAS, GBIT, MODELLED_VOTES
-from .looks import plain_numbers
+from .looks import APART, GREY, looks, plain_numbers
 from .projection import RANKS, SCHEDULES, Projection, errors_text, limit
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BANDWIDTHS = np.geomspace(0.1, 400, 300)  # Gbit/s
-COLOURS = dict(
-    zip(FORMULAS, ("black", "dimgrey", "darkgrey", "C5", "C1", "C8", "C0", "C3", "C2", "C4", "C6"), strict=True)
-)
+WIDTHS = (3.6, 2, 0.9)
+EVERY = 60  # of these have a marker; each curve's lie elsewhere
+LOOKS = looks({name: formula.kind for name, formula in FORMULAS.items()})
+COLOURS = {name: look["color"] for name, look in LOOKS.items()}
 
 
 def draw(made: Projection) -> Figure:
@@ -42,7 +43,14 @@ def draw(made: Projection) -> Figure:
 
 
 def _line(name: str) -> dict[str, Any]:
-    return {"c": COLOURS[name], "ls": "-" if name in MODELLED_VOTES else "--", "label": name, "lw": 1.3}
+    """Return how a curve is drawn: thinner than the one before, with which it most often coincides; so both show."""
+    width = WIDTHS[list(FORMULAS).index(name) % len(WIDTHS)]
+    return {**LOOKS[name], "label": name, "linewidth": width, "markersize": 5}
+
+
+def _turn(made: Projection, name: str) -> float:
+    """Return where in turn a curve comes, from 0 to below 1."""
+    return list(made.rates).index(name) / len(made.rates)
 
 
 def _over_bandwidth(axes: Axes, made: Projection, *, schedule: str) -> None:
@@ -51,6 +59,7 @@ def _over_bandwidth(axes: Axes, made: Projection, *, schedule: str) -> None:
             BANDWIDTHS,
             _milliseconds(made, name, ranks=[made.ranks], bandwidths=BANDWIDTHS, schedule=schedule),
             **_line(name),
+            markevery=(int(EVERY * _turn(made, name)), EVERY),
         )
     marks = []
     for kind, dash in zip(made.rivals(), ("-.", ":"), strict=False):
@@ -59,7 +68,7 @@ def _over_bandwidth(axes: Axes, made: Projection, *, schedule: str) -> None:
         mark = f"the best vote {limit(at)}"
         if 0 < at < math.inf:
             mark = f"{made.best(made.ranks, at)} pays up to {limit(at)} Gbit/s"
-        marks.append(axes.axvline(at if inside else math.nan, c="C7", ls=dash, label=f"{mark} against {kind}"))
+        marks.append(axes.axvline(at if inside else math.nan, c=GREY, ls=dash, label=f"{mark} against {kind}"))
     axes.legend(handles=marks, fontsize=8, loc="upper right")
     axes.set(xlabel="Gbit/s", ylabel="iteration, ms", title=f"{schedule}, {made.ranks} hosts")
     _log(axes.set_xscale, axes.xaxis)
@@ -72,7 +81,7 @@ def _over_ranks(axes: Axes, made: Projection, *, schedule: str) -> None:
         for name in made.rates
     }
     for name, line in lines.items():
-        axes.plot(RANKS, line, marker=".", **_line(name))
+        axes.plot([P * 2 ** (APART * (_turn(made, name) - 0.5)) for P in RANKS], line, **_line(name))
     # The axis ends where a line is far slower than every rival, so that the others can be told apart.
     slowest = max(max(line) for name, line in lines.items() if name not in MODELLED_VOTES)
     top = min(4 * slowest, 1.1 * max(map(max, lines.values())))
@@ -80,6 +89,7 @@ def _over_ranks(axes: Axes, made: Projection, *, schedule: str) -> None:
     axes.set_ylim(0.9 * min(map(min, lines.values())), top)
     _log(axes.set_yscale, axes.yaxis)
     _ranks_axis(axes)
+    axes.set_xlabel("hosts (points a little aside of each other)")
 
 
 def _milliseconds(
@@ -109,11 +119,11 @@ def _ranks_axis(axes: Axes) -> None:
 
 
 def _break_even_lines(axes: Axes, made: Projection) -> None:
-    for i, kind in enumerate(made.rivals()):
+    for kind, rivals in made.rivals().items():
         for schedule, dash in zip(SCHEDULES, ("-", "--"), strict=True):
             at = [made.break_even(kind, P, schedule=schedule) for P in RANKS]
             inside = [value if 0 < value < math.inf else math.nan for value in at]
-            axes.plot(RANKS, inside, ls=dash, marker=".", c=f"C{i}", label=f"against {kind}, {schedule}")
+            axes.plot(RANKS, inside, ls=dash, marker=".", c=COLOURS[rivals[0]], label=f"against {kind}, {schedule}")
     axes.set(ylabel="Gbit/s", title="break-even: below its line the best vote pays")
     _log(axes.set_yscale, axes.yaxis)
     axes.legend(fontsize=8)
@@ -123,8 +133,9 @@ def _break_even_lines(axes: Axes, made: Projection) -> None:
 def _errors(axes: Axes, made: Projection) -> None:
     for y, (name, errors) in enumerate(made.errors.items()):
         for values, marker, what in ((errors.sizes, "o", "other sizes"), (errors.ranks, "x", "other P")):
-            axes.plot([100 * value for value in values], [y] * len(values), marker, c=COLOURS[name], ms=5, alpha=0.7,
-                      label=what if y == 0 and values else None)  # fmt: skip
+            axes.plot([100 * value for value in values], [y] * len(values), marker, c=COLOURS[name], ms=5, alpha=0.7)
+            if y == 0 and values:
+                axes.plot([], [], marker, c=GREY, label=what)
     labels = [f"{name}\n{errors_text([*errors.sizes, *errors.ranks])}" for name, errors in made.errors.items()]
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()

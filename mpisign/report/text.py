@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from .statistics import Median
 
@@ -36,11 +35,16 @@ def interval(low: float, high: float, *, form: Callable[[float], str]) -> str:
 
 
 def ratio_and_interval(middle: Median) -> str:
-    """Return a ratio with its interval, with so many decimals that an end is 1.00 only if it is 1."""
+    """Return a ratio with its interval, as `ratios` writes them."""
+    found, low, high = ratios(middle)
+    return f"{found} [{low}, {high}]"
+
+
+def ratios(middle: Median) -> tuple[str, str, str]:
+    """Return a ratio and its interval's ends, with so many decimals that an end is 1.00 only if it is 1."""
     near = [end for end in middle[1:] if EXACT < abs(end - 1) < 0.01]
     places = next(places for places in range(2, 10) if all(round(end, places) != 1 for end in near))
-    form = partial(ratio, places=places)
-    return f"{form(middle.median)} {interval(middle.low, middle.high, form=form)}"
+    return ratio(middle.median, places), ratio(middle.low, places), ratio(middle.high, places)
 
 
 def milliseconds_and_interval(middle: Median) -> str:

@@ -23,6 +23,7 @@ const look = (page) => {{
   return {{
     title: page.title,
     width: page.documentElement.scrollWidth,
+    scrolled: all(".wide").filter((part) => part.scrollWidth > part.clientWidth).length,
     text: page.body.innerText,
     tables: all("table").map((part) => [...part.rows].map((row) => [...row.cells].map((cell) => cell.innerText))),
     charts: all("svg").map(box),

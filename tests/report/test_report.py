@@ -1,37 +1,20 @@
-import dataclasses
 import importlib.util
 import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from itertools import combinations, pairwise
+from itertools import pairwise
 
-import browser
 import numpy as np
 import pytest
-from launch import ROOT, environment
-from made import kept, made_run
+from launch import environment
+from made import kept, made_run, newest, redrawn
 
 from mpisign.report import __main__ as report
-from mpisign.report import charts, compare, looks, page, records, table
+from mpisign.report import charts, compare, records, table
 from mpisign.report.formats import FORMATS
-from mpisign.report.notes import CROWDED, remarks
+from mpisign.report.notes import CROWDED
 from mpisign.report.summary import summarize
-
-HOSTILE = '<script>alert("$x$")</script>'
-
-
-def newest(name):
-    """A real record, from results/published/."""
-    return max((ROOT / "results" / "published").glob(f"*/*-{name}.jsonl"), key=lambda path: path.name)
-
-
-def redrawn(run, **changes):
-    """The run with other facts: of its config, or else of its machine."""
-    head = json.loads(json.dumps(run.head))
-    for name, value in changes.items():
-        head["config" if name in head["config"] else "machine"][name] = value
-    return dataclasses.replace(run, head=head)
 
 
 def refused(capsys, *arguments):
@@ -407,124 +390,3 @@ def test_scaling_and_sizes_show_the_medians_and_their_intervals():
     assert CROWDED not in charts.sizes(summarize(made_run(sizes=(1024, 4096)))).get_suptitle()
     assert [axes.get_title() for axes in charts.scaling([summary, summarize(redrawn(sweep, ranks=9))]).axes] == [
         "Exchange of 1K", "Exchange of 4K"]  # fmt: skip
-
-
-def test_votes_and_rivals_have_colours_of_their_own():
-    rivals, votes = ("mpi", "powersgd-2", "powersgd-4"), ("vote-alltoall", "vote-alltoall-gloo", "vote-server")
-    style = looks.looks({"none": "ceiling"} | dict.fromkeys(rivals, "rival") | dict.fromkeys(votes, "vote"))
-    assert style["powersgd-2"]["color"] == style["powersgd-4"]["color"] != style["mpi"]["color"]
-    assert style["vote-alltoall"]["color"] == style["vote-alltoall-gloo"]["color"] != style["vote-server"]["color"]
-    assert style["vote-alltoall"]["linestyle"] != style["vote-alltoall-gloo"]["linestyle"]
-    assert len({look["marker"] for look in style.values()}) == len(style)
-    assert not set(looks.COOL) & set(looks.WARM)
-
-
-# What people see who lack one kind of cone: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009), severity 1.
-SIGHTS = {
-    "all cones": np.eye(3),
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
-
-
-def lab(linear):
-    """CIE L*a*b* of linear sRGB, in which a distance of 2 or 3 can just be seen."""
-    from_rgb = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    x, y, z = np.cbrt(from_rgb @ np.clip(linear, 0, 1) / [0.9505, 1, 1.089])
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-@pytest.mark.parametrize("sight", SIGHTS)
-@pytest.mark.parametrize(
-    "palette", [(*looks.COOL, *looks.WARM), tuple(looks.PHASES.values())], ids=["methods", "phases"]
-)
-def test_the_colours_stay_apart_for_the_colour_blind(palette, sight):
-    from matplotlib.colors import to_rgb
-
-    linear = [
-        np.array([((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in to_rgb(colour)])
-        for colour in palette
-    ]
-    seen = [lab(SIGHTS[sight] @ colour) for colour in linear]
-    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
-
-
-def drawn_page(run, path):
-    """The page of a run, on the disk."""
-    summary = summarize(run)
-    svgs = {chart: charts.pictures(draw, [".svg"])[".svg"] for chart, draw in charts.drawings(summary).items()}
-    path.write_text(page.render({HOSTILE: summary}, {HOSTILE: svgs}))
-    return path
-
-
-def test_names_in_a_record_are_text_and_no_markup(tmp_path):
-    run = redrawn(made_run(), model=HOSTILE, device=HOSTILE)
-    text = drawn_page(run, tmp_path / "p.html").read_text()
-    assert "<script" not in text
-    assert text.count("&lt;script&gt;") > 4
-
-
-@pytest.fixture(scope="module")
-def window():
-    if reason := browser.lacking():
-        pytest.skip(f"no headless browser: {reason}")
-
-
-PAGES = ("resnet50-8-ranks", "resnet50-overlap-4-ranks", "sweep-4-ranks", "hostile")
-WIDTHS = (1280, 390)
-
-
-@pytest.fixture(scope="module")
-def shown(window, tmp_path_factory):
-    """Each page's run, and what a browser shows of it at each width: one browser for all of them."""
-    folder = tmp_path_factory.mktemp("pages")
-    runs = {name: records.read(newest(name)) for name in PAGES[:-1]}
-    runs["hostile"] = redrawn(made_run(), model=HOSTILE, device=HOSTILE)
-    pages = {name: drawn_page(run, folder / f"{name}.html") for name, run in runs.items()}
-    seen = iter(browser.look(folder, [(page, width) for page in pages.values() for width in WIDTHS]))
-    return {name: (run, {width: next(seen) for width in WIDTHS}) for name, run in runs.items()}
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_browser_shows_the_page(shown, name):
-    run, at_widths = shown[name]
-    summary = summarize(run)
-    for width, seen in at_widths.items():
-        assert seen["complaints"] == seen["fetched"] == []
-        assert seen["active"] == 0
-        assert seen["width"] == width  # what is wider scrolls in a frame of its own
-        assert len(seen["charts"]) == len(charts.drawings(summary))
-        assert all(breadth > 300 and height > 150 for breadth, height in seen["charts"])
-        assert min(seen["shapes"]) > 100
-        expected = [[part.headers, *part.cells] for part in table.parts(summary)]
-        tables = [[[cell.replace("\n", " ") for cell in row] for row in cells] for cells in seen["tables"]]
-        assert tables[:-3] == expected
-        assert {row[0]: row[1] for row in seen["tables"][-2]}["device"] == run.head["machine"]["device"]
-        assert all(remark.text in seen["text"] for remark in remarks(summary))
-        assert table.title(run) in seen["text"]
-        assert table.answer_line(summary) in seen["text"]
-
-
-def test_the_charts_are_really_painted(window, tmp_path):
-    from matplotlib.colors import to_rgb
-    from matplotlib.image import imread
-
-    picture = imread(browser.photograph(tmp_path, drawn_page(made_run(), tmp_path / "page.html"), 1280, 2400))
-    assert picture.shape[:2] == (2400, 1280)
-    for colour in (looks.COOL[0], looks.WARM[0], looks.PHASES["compute"]):
-        assert (abs(picture[..., :3] - to_rgb(colour)).max(-1) < 0.01).sum() > 500
-
-
-def test_a_page_that_fetches_or_runs_something_is_found_out(window, tmp_path):
-    bad = tmp_path / "bad.html"
-    bad.write_text('<script>nothing()</script><img src="http://127.0.0.1:9/a.png">')
-    (seen,) = browser.look(tmp_path, [(bad, 800)])
-    assert seen["fetched"] == ["http://127.0.0.1:9/a.png"]
-    assert seen["active"] == 2
-    assert any("nothing is not defined" in line for line in seen["complaints"])
-
-
-def test_without_a_browser_the_reason_is_told(monkeypatch):
-    monkeypatch.setattr(browser.shutil, "which", lambda name: None)
-    assert "chromium-headless-shell" in browser.lacking()
