@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setting = settle(config, comm)
         here = setting.place
         if comm.rank == 0 and config.format == "table":
-            print(f"{PROGRAM}: {comm.size} ranks on {here.device.type}, batch {setting.config.batch_size} a rank, "
+            batch = "" if config.sizes else f"batch {setting.config.batch_size} a rank, "
+            print(f"{PROGRAM}: {comm.size} ranks on {here.device.type}, {batch}"
                   f"methods {', '.join(setting.methods)}", file=sys.stderr, flush=True)  # fmt: skip
         began, run, terms = time.monotonic(), new_run(setting), setting.terms
         run.end["type"] = "end"

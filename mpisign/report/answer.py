@@ -106,7 +106,7 @@ def limits(summary: Summary) -> list[Limit]:
     if CROWDED in said:
         of_node = "" if machine["nodes"] == 1 else " of a node"
         crowd = f"{cores} core{'s' * (cores > 1)} for {round(machine['ranks_per_core'] * cores)} ranks{of_node}"
-        said[said.index(CROWDED)] = f"{crowd}: don't report these times as a cluster's ({CROWDED})"
+        said[said.index(CROWDED)] = f"{CROWDED} ({crowd})"
     if 0 < gpus < ranks:
         said.insert(0, f"{gpus} GPU{'s' * (gpus > 1)} for {ranks} ranks: don't report these times as a cluster's")
     plain = []

@@ -219,23 +219,53 @@ def _strips(axes: Axes, samples: Samples, *, kinds: Mapping[str, str]) -> None:
 
 
 def sizes(summary: Summary) -> Figure:
-    """Draw the exchange's time over the size of the vector."""
+    """Draw the exchange's time over the size of the vector, and below it the fastest rival / the fastest vote.
+
+    A ceiling sends nothing: its times would squeeze all others, and stand as a line of text instead.
+    """
     kinds = _kinds(summary.run)
-    points: Points = {method: {} for method in kinds}
+    points: Points = {method: {} for method, kind in kinds.items() if kind != "ceiling"}
     for row in summary.rows:
-        points[row["method"]][row["bytes"]] = Median(row["comm_s"], row["comm_low_s"], row["comm_high_s"])
-    figure = empty_figure(summary.run, 6.2)
-    axes = figure.subplots()
-    _curves(axes, points, style=looks(kinds), wrong=_wrong(summary))
+        if row["method"] in points:
+            points[row["method"]][row["bytes"]] = Median(row["comm_s"], row["comm_low_s"], row["comm_high_s"])
+    compared = any(summary.answers.values())
+    figure = empty_figure(summary.run, 8.6 if compared else 6.2)
+    panels = figure.subplots(1 + compared, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + compared])[:, 0]
+    _curves(panels[0], points, style=looks(kinds), wrong=_wrong(summary))
+    panels[0].set(ylabel="exchange, ms (median and its 95 % interval)")
+    if compared:
+        _crossover(panels[1], summary.answers)
     ticks = summary.run.head["config"]["sizes"]
-    axes.set(
-        xlabel="the vector as fp32, bytes (points a little aside of each other)",
-        ylabel="exchange, ms (median and its 95 % interval)",
-    )
-    axes.set_xticks(ticks, map(text.size, ticks), fontsize=9)
-    axes.set_xticks([], minor=True)
-    figure.legend(loc="outside right center", frameon=False)
+    panels[-1].set(xlabel="the vector as fp32, bytes (points of methods a little aside of each other)")
+    panels[-1].set_xticks(ticks, map(text.size, ticks), fontsize=9)
+    panels[-1].set_xticks([], minor=True)
+    for ceiling in (method for method in kinds if method not in points):
+        least, most = (text.milliseconds(pick(row["comm_s"] for row in summary.rows if row["method"] == ceiling))
+                       for pick in (min, max))  # fmt: skip
+        panels[0].set_title(f"off the axis: {ceiling}, which sends nothing, {least} to {most} ms", fontsize=9,
+                            color=GREY, loc="left")  # fmt: skip
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
     return figure
+
+
+def _crossover(axes: Axes, answers: Mapping[int | None, Row | None]) -> None:
+    """Draw the fastest rival's time over the fastest vote's at each size, in the colour of who is faster."""
+    vote, rival = KINDS["vote"], KINDS["rival"]
+    colours = {"faster": vote, "slower": rival}
+    labels = {vote: "the fastest vote is faster", rival: "the fastest rival is faster", GREY: "no verdict"}
+    for size, answer in answers.items():
+        if size and answer:
+            ratio = Median(answer["speedup"], answer["speedup_low"], answer["speedup_high"])
+            colour = colours.get(answer["verdict"], GREY)
+            axes.errorbar(size, ratio.median, yerr=error_bar(ratio), fmt="o", color=colour, markersize=5,
+                          elinewidth=1.2, capsize=3, label=labels.pop(colour, None))  # fmt: skip
+    axes.axhline(1, color="black", linewidth=0.9)
+    axes.legend(fontsize=9)
+    axes.set(yscale="log", ylabel="fastest rival / fastest vote\n(95 % for all sizes together)")
+    axes.grid(color="#e4e4e4")
+    axes.set_axisbelow(True)
+    label_plainly(axes.yaxis)
 
 
 def scaling(summaries: Sequence[Summary]) -> Figure:
@@ -251,7 +281,7 @@ def scaling(summaries: Sequence[Summary]) -> Figure:
     runs = [summary.run for summary in summaries]
     kinds = {method: kind for run in runs for method, kind in _kinds(run).items()}
     counts = [run.head["machine"]["ranks"] for run in runs]
-    panels = _panels(runs[0])
+    panels = _panels(runs[0], kinds)
     figure = empty_figure(runs[-1], 5.6, counts=counts)
     for axes, (name, (size, samples_of)) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
@@ -271,11 +301,11 @@ def scaling(summaries: Sequence[Summary]) -> Figure:
     return figure
 
 
-def _panels(run: Run) -> dict[str, tuple[int | None, Callable[[Measured], Samples]]]:
-    """Return what `scaling` draws, by title: of which size, and which samples."""
+def _panels(run: Run, kinds: Mapping[str, str]) -> dict[str, tuple[int | None, Callable[[Measured], Samples]]]:
+    """Return what `scaling` draws, by title: of which size, and which samples; no ceiling where it sends nothing."""
 
     def comm(samples: Measured) -> Samples:
-        return samples.comm
+        return {method: seconds for method, seconds in samples.comm.items() if kinds.get(method) != "ceiling"}
 
     sizes = run.head["config"]["sizes"]
     if sizes:

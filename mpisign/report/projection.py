@@ -2,6 +2,9 @@
 
 The model of `network.cost` is fitted from sweeps. Then other bandwidths, and if asked another latency, replace the
 wire's own, and the coding stays as it was measured. Each host has one rank, so every byte goes over the wire.
+
+A fit that was off by e where points were held out makes a band of a time: t / (1 + e) to t / (1 - e). A break-even is
+named with the band that follows, and not at all beyond LIMIT.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..network import cost
 from ..network.cost import FORMULAS, GBIT, Curve, Errors, Point, Rates, terms
-from . import charts, records, table
+from . import charts, records, table, text
 from .records import Run
 from .samples import COMPUTE_SPANS, Lines, compute_samples, grouped, measured, slowest
 
@@ -27,6 +31,8 @@ RESNET50_COORDINATES = 25_557_032
 BACKWARD = 2 / 3
 RIVALS = {"fp32": cost.FP32, "bf16": ("bf16", "bf16-mpi")}
 SCHEDULES = ("serial", "overlapped")
+LIMIT = 0.5  # of a fit's largest error where points were held out: beyond it a time may be over twice what it says
+FAST, AS_FITTED, SLOW = -1, 0, 1
 
 
 def points(run: Run) -> list[Point]:
@@ -76,6 +82,14 @@ class Model:
     source: str
 
 
+class Band(NamedTuple):
+    """A break-even, Gbit/s, and how low and high it may be if each fit is as far off as it was at worst."""
+
+    value: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Projection:
     """What is projected, and from what: the rates of each method, and their errors where points were held out."""
@@ -88,27 +102,65 @@ class Projection:
     latency: float | None  # seconds; None: as fitted
     notes: tuple[str, ...]
 
-    def curve(self, method: str, P: int) -> Curve:
-        """Return a method's exchange among P hosts."""
-        return cost.curve(method, P, d=self.model.coordinates, rates=self.rates[method], latency=self.latency)
+    def error(self, method: str) -> float:
+        """Return how far off a method's fit was at worst where points were held out, as a share."""
+        return max(*self.errors[method].sizes, *self.errors[method].ranks)
+
+    def curve(self, method: str, P: int, off: int = AS_FITTED) -> Curve:
+        """Return a method's exchange among P hosts; FAST or SLOW: as far off as the fit was at worst.
+
+        Nobody knows how slow it may be whose error is 1 or more.
+        """
+        fitted = cost.curve(method, P, d=self.model.coordinates, rates=self.rates[method], latency=self.latency)
+        share = 1 - off * self.error(method)
+        return Curve(fitted.fixed_s / share, round(fitted.bytes / share))
 
     def hidden(self, schedule: str) -> float:
         """Return the seconds of an exchange that backward can hide."""
         return self.model.backward_s if schedule == "overlapped" else 0.0
 
     def votes(self) -> list[str]:
-        """Return the votes that were fitted."""
-        return [name for name in self.rates if name in cost.MODELLED_VOTES]
+        """Return the votes that were fitted and are off by LIMIT at most; to leave one out can only favour rivals."""
+        return [name for name in self.rates if name in cost.MODELLED_VOTES and self.error(name) <= LIMIT]
 
     def rivals(self) -> dict[str, list[str]]:
         """Return the fitted all-reduces by what they send."""
         fitted = {kind: [name for name in names if name in self.rates] for kind, names in RIVALS.items()}
         return {kind: names for kind, names in fitted.items() if names}
 
-    def break_even(self, kind: str, P: int, *, schedule: str) -> float:
-        """Return the bandwidth in Gbit/s up to which the best vote pays against a kind of rival among P hosts."""
-        votes, rivals = ([self.curve(name, P) for name in names] for names in (self.votes(), self.rivals()[kind]))
-        return cost.break_even(votes, rivals, hidden_s=self.hidden(schedule)) / GBIT
+    def far_off(self) -> list[str]:
+        """Return the methods whose fit is off by more than LIMIT."""
+        return [name for name in self.rates if self.error(name) > LIMIT]
+
+    def refusal(self, kind: str) -> str | None:
+        """Say why no break-even against a kind of rival is named, or None.
+
+        No rival is left out, for that could only favour votes.
+        """
+        rivals = [name for name in self.rivals()[kind] if name in self.far_off()]
+        told = [f"{name} by {text.percent(self.error(name))}" for name in rivals]
+        if not self.votes():
+            least = min(self.error(name) for name in self.rates if name in cost.MODELLED_VOTES)
+            told.append(f"each vote by {text.percent(least)} or more")
+        if not told:
+            return None
+        return (
+            f"No break-even against {kind} is named, for at worst, where points were held out, the fit was off by more "
+            f"than {text.percent(LIMIT)}: {', '.join(told)}."
+        )
+
+    def break_even(self, kind: str, P: int, *, schedule: str) -> Band:
+        """Return the bandwidth in Gbit/s up to which the best vote pays against a kind of rival among P hosts.
+
+        It is for a kind without a `refusal`.
+        """
+
+        def when(votes: int, rivals: int) -> float:
+            curves = ([self.curve(name, P, off) for name in names]
+                      for names, off in ((self.votes(), votes), (self.rivals()[kind], rivals)))  # fmt: skip
+            return cost.break_even(*curves, hidden_s=self.hidden(schedule)) / GBIT
+
+        return Band(when(AS_FITTED, AS_FITTED), when(SLOW, FAST), when(FAST, SLOW))
 
     def best(self, P: int, bandwidth: float) -> str:
         """Return the vote with the shortest exchange."""
@@ -126,7 +178,22 @@ class Projection:
             f"Overlapped: only what an exchange takes longer than backward ({hidden:.4g} ms) is seen; "
             "a first bucket that comes late, or coding that slows backward down, is not counted.",
             *self.notes,
+            *self.doubts(),
         ]
+
+    def doubts(self) -> list[str]:
+        """Say what is not named, as the fit is too far off, and what the bands are."""
+        said = [refusal for kind in self.rivals() if (refusal := self.refusal(kind))]
+        votes = [name for name in self.far_off() if name in cost.MODELLED_VOTES]
+        if votes and self.votes():
+            said.append(f"Not among the best votes, off by more than {text.percent(LIMIT)}: {', '.join(votes)}.")
+        if self.far_off():
+            said.append(
+                "A better fit may come of sizes near the gradient's, more iterations, and a core or more for each rank."
+            )
+        if any(self.error(name) < 1 for name in self.rates):
+            said.append("Bands: as if each fit were as far off as it was at worst where points were held out.")
+        return said
 
 
 def settle(options: argparse.Namespace) -> Projection:
@@ -167,7 +234,7 @@ def settle(options: argparse.Namespace) -> Projection:
     model = _model(next(iter(models.values()), None), options)
     latency = None if options.latency_us is None else 1e-6 * options.latency_us
     made = Projection(model, rates, errors, options.ranks, options.bandwidth, latency, _notes(sweeps.values(), wrong))
-    if not made.votes() or not made.rivals():
+    if not made.rivals() or not set(rates).intersection(cost.MODELLED_VOTES):
         left_out = f", without {', '.join(wrong)}, which had wrong results" if wrong else ""
         raise ValueError(
             f"the sweeps have no vote with an all-reduce in fp32 or bf16: only {', '.join(rates)}{left_out}"
@@ -203,8 +270,11 @@ def _compute(run: Run) -> tuple[float, float]:
 
 def _notes(sweeps: Iterable[Run], wrong: Sequence[str]) -> tuple[str, ...]:
     machines = [run.head["machine"] for run in sweeps]
-    ranks = ", ".join(str(P) for P in sorted({facts["ranks"] for facts in machines}))
-    notes = [f"Fitted from sweeps of {ranks} ranks on {', '.join(sorted({facts['device'] for facts in machines}))}."]
+    ranks = [str(P) for P in sorted({facts["ranks"] for facts in machines})]
+    devices = ", ".join(sorted({facts["device"] for facts in machines}))
+    notes = [f"Fitted from sweeps of {', '.join(ranks)} ranks on {devices}."]
+    if not ranks[1:]:
+        notes.append("How far off the fit is at another number of ranks was not tried.")
     if any(facts["ranks_per_core"] > 1 for facts in machines):
         notes.append("WARNING: ranks shared cores in a sweep: its latency and coding are too slow.")
     if wrong:
@@ -215,13 +285,20 @@ def _notes(sweeps: Iterable[Run], wrong: Sequence[str]) -> tuple[str, ...]:
 def render(made: Projection, style: str) -> str:
     """Return the fit, its errors, and the break-even bandwidths as tables."""
     blocks = ["The fit, and its relative errors where points were held out:\n", _fit_table(made, style)]
-    blocks += ["\nBreak-even bandwidth, Gbit/s: slower wires than that favour the best vote:\n"]
-    return "\n".join([*blocks, _break_even_table(made, style), "", *made.assumptions()])
+    if any(made.refusal(kind) is None for kind in made.rivals()):
+        blocks += ["\nBreak-even bandwidth, Gbit/s [band]: slower wires than that favour the best vote:\n"]
+        blocks += [_break_even_table(made, style)]
+    return "\n".join([*blocks, "", *made.assumptions()])
 
 
 def _fit_table(made: Projection, style: str) -> str:
     cells = [
-        [name, *map(_digits, _units(rates)), *map(errors_text, made.errors[name])] for name, rates in made.rates.items()
+        [
+            name,
+            *(_rounded(rate, _range(made.error(name))) for rate in _units(rates)),
+            *map(errors_text, made.errors[name]),
+        ]
+        for name, rates in made.rates.items()
     ]
     headers = ["method", "latency us", "Gbit/s", "coding ns", "ballot ps", "call us", "error, other sizes", "other P"]
     return table.grid(cells, headers, style=style)
@@ -233,8 +310,15 @@ def _units(rates: Rates) -> list[float]:
     return [1e6 * rates.alpha, bandwidth, 1e9 * rates.gamma, 1e12 * rates.delta, 1e6 * rates.fixed]
 
 
-def _digits(value: float) -> str:
-    return f"{value:.3g}"
+def _rounded(value: float, apart: float) -> str:
+    """Write a number whose band ends so many times as high as it begins: with no more digits than that allows."""
+    digits = 3 if apart < 1.05 else 2 if apart < 2 else 1
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def _range(error: float) -> float:
+    """Return how many times as high as its beginning the end of a time's band is."""
+    return (1 + error) / (1 - error) if error < 1 else math.inf
 
 
 def errors_text(errors: Sequence[float]) -> str:
@@ -243,7 +327,8 @@ def errors_text(errors: Sequence[float]) -> str:
 
 
 def _break_even_table(made: Projection, style: str) -> str:
-    columns = [(kind, schedule) for schedule in SCHEDULES for kind in made.rivals()]
+    kinds = [kind for kind in made.rivals() if made.refusal(kind) is None]
+    columns = [(kind, schedule) for schedule in SCHEDULES for kind in kinds]
     cells = [
         [
             P,
@@ -256,9 +341,12 @@ def _break_even_table(made: Projection, style: str) -> str:
     return table.grid(cells, headers, style=style)
 
 
-def limit(bandwidth: float) -> str:
-    """Write a break-even bandwidth."""
-    return {0.0: "never pays", math.inf: "always pays"}.get(bandwidth) or _digits(bandwidth)
+def limit(band: Band) -> str:
+    """Write a break-even bandwidth with its band, and no more digits than the band allows."""
+    apart = band.high / band.low if band.low > 0 and band.high < math.inf else math.inf
+    value, low, high = ({0.0: "never", math.inf: "always"}.get(each) or _rounded(each, apart) for each in band)
+    pays = " pays" if band.value in (0.0, math.inf) else ""
+    return f"{value}{pays}" if value == low == high else f"{value}{pays} [{low}, {high}]"
 
 
 def main(options: argparse.Namespace) -> int:

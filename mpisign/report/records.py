@@ -47,6 +47,7 @@ FACTS = {
                "adversaries", "adversary", "share_gpus", "trace"),
     "network": ("transport", "settings", "links", "gloo"),
 }  # fmt: skip
+NOT_OF_A_SWEEP = {"model", "batch_size", "image_size", "data", "schedule", "bucket_mb"}  # of "config"
 
 
 @dataclass
@@ -66,6 +67,12 @@ class Run:
         """The kind of each method: "ceiling", "rival" or "vote"."""
         kinds: dict[str, str] = self.head["kinds"]
         return kinds
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked of the run, without what does not apply: a sweep has no model, pictures, buckets, schedule."""
+        config: dict[str, Any] = self.head["config"]
+        return {name: value for name, value in config.items() if not (config["sizes"] and name in NOT_OF_A_SWEEP)}
 
     @property
     def replicas_differ(self) -> bool:
@@ -167,7 +174,8 @@ def unwritable(path: Path) -> str | None:
 
 def differences(*runs: Run) -> list[str]:
     """Name the facts of FACTS in which runs differ, of those that have them."""
-    told = {(part, name): [run.head[part][name] for run in runs if name in run.head.get(part, {})]
+    facts_of = [run.head | {"config": run.asked} for run in runs]
+    told = {(part, name): [of[part][name] for of in facts_of if name in of.get(part, {})]
             for part, names in FACTS.items() for name in names}  # fmt: skip
     told["", "clock"] = [run.head["clock"] for run in runs]
     facts = []

@@ -18,11 +18,12 @@ LOOKING = 2  # a speed-up known to 95 % is looked at until it is narrow: that ma
 _BYTES = ("sent_bytes", "received_bytes", "busiest_bytes")
 _AGAINST_RIVAL = ("rival", "rival_speedup", "rival_low", "rival_high", "rival_verdict")
 _AGAINST = ("speedup", "speedup_low", "speedup_high", "comm_ratio", "verdict", *_AGAINST_RIVAL)
+_RUN = ("model", "ranks", "schedule")  # of the whole run, so that a row stands alone; a sweep has ranks alone
 KEYS = ("method", "baseline", "compute_s", "comm_s", "comm_low_s", "comm_high_s", "iteration_s", "images_per_s",
-        *_BYTES, *_AGAINST, "wrong")  # fmt: skip
+        *_BYTES, *_AGAINST, "wrong", *_RUN)  # fmt: skip
 OVERLAP_KEYS = ("method", "baseline", "iteration_s", "iteration_low_s", "iteration_high_s", "exposed_s",
                 "exposed_low_s", "exposed_high_s", "comm_s", "hidden", "images_per_s", *_BYTES, *_AGAINST,
-                "wrong")  # fmt: skip
+                "wrong", *_RUN)  # fmt: skip
 
 
 class Comparison:
@@ -166,6 +167,7 @@ def serial_rows(run: Run, comparison: Comparison, *, size: int | None = None) ->
             **_traffic(run, size, method=method),
             **comparison.row(method),
             "wrong": samples.wrong[method],
+            **_facts(run),
         }
         rows.append(({"bytes": size} if size else {}) | row)
     return rows
@@ -197,8 +199,15 @@ def overlapped_rows(run: Run, comparison: Comparison) -> list[Row]:
             **_traffic(run, None, method=method),
             **comparison.row(method),
             "wrong": wrong[method],
+            **_facts(run),
         })  # fmt: skip
     return rows
+
+
+def _facts(run: Run) -> Row:
+    """Return _RUN of a run."""
+    facts = run.asked | {"ranks": run.head["machine"]["ranks"]}
+    return {name: facts.get(name) for name in _RUN}
 
 
 def _images(run: Run) -> int:

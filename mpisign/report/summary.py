@@ -15,22 +15,27 @@ from .samples import Measured
 class Summary:
     """What a run says.
 
-    `measured` has its samples by size; the size of a model is None. `answer` and `breakdown` are of
-    a model alone. `iterations` is how many there were, the fewest and the most; `widest` is how far the interval of any
-    speed-up reaches to its farther side, as a share of it. `smallest` has the smallest differences that such runs
-    mostly find, as shares: of each row from the baseline, in rising order; `smallest_answer` that of the fastest vote
-    and rival. With too few samples they are infinite.
+    `measured` has its samples by size, and `answers` how the fastest vote compares with the fastest rival; the size of
+    a model is None. `breakdown` is of a model alone. `iterations` is how many there were, the fewest and the most;
+    `widest` is how far the interval of any speed-up reaches to its farther side, as a share of it. `smallest` has the
+    smallest differences that such runs mostly find, as shares: of each row from the baseline; `smallest_answers` those
+    of the fastest vote from the fastest rival; both in rising order. With too few samples they are infinite.
     """
 
     run: Run
     measured: dict[int | None, Measured]
     rows: list[Row]
-    answer: Row | None
+    answers: dict[int | None, Row | None]
     breakdown: Breakdown | None
     iterations: tuple[int, int]
     widest: float
     smallest: list[float]
-    smallest_answer: float | None
+    smallest_answers: list[float]
+
+    @property
+    def answer(self) -> Row | None:
+        """How the fastest vote compares with the fastest rival on a model; None for a sweep."""
+        return self.answers.get(None)
 
     @property
     def samples(self) -> int:
@@ -63,10 +68,10 @@ def summarize(run: Run) -> Summary:
         run,
         measured,
         rows,
-        answer=None if sweep else comparisons[None].answer(),
+        answers={size: one.answer() for size, one in comparisons.items()},
         breakdown=None if sweep else phases.breakdown(run, groups),
         iterations=samples.iterations(run),
         widest=max(widest_interval(run, one) for one in measured.values()),
         smallest=sorted(share for (_, method), share in found.items() if method),
-        smallest_answer=None if sweep else found.get((None, "")),
+        smallest_answers=sorted(share for (_, method), share in found.items() if not method),
     )

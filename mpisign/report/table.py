@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import samples, text
+from . import samples, sweep, text
 from .notes import notes
 from .phases import IMBALANCE, Phases
 from .records import Run
@@ -26,9 +26,7 @@ def _comm(row: Row) -> str:
 
 
 def _speedup(row: Row) -> str:
-    if row["speedup"] is None:
-        return ""
-    return text.ratio_and_interval(Median(row["speedup"], row["speedup_low"], row["speedup_high"]))
+    return "" if row["speedup"] is None else sweep.speedup(row)
 
 
 def _against_rival(row: Row) -> str:
@@ -85,7 +83,7 @@ COLUMNS: dict[str, Columns] = {  # by schedule
 
 
 # A row's line for site suites: "mpisign:" and these, key=value, in this order in every schedule. Regular expressions
-# elsewhere depend on it: do not rename or reorder anything, and add new keys at the end.
+# elsewhere depend on it: do not rename or reorder anything, and add new keys at the end. The names are those of rows.
 LINE: Columns = {
     "method": lambda row: row["method"],
     "ranks": lambda row: row["ranks"],
@@ -94,9 +92,17 @@ LINE: Columns = {
     "speedup": lambda row: _plain(row["speedup"]),
     "speedup_low": lambda row: _plain(row["speedup_low"]),
     "speedup_high": lambda row: _plain(row["speedup_high"]),
-    "verdict": lambda row: row["verdict"] and row["verdict"].replace(" ", "-"),
+    "verdict": lambda row: row["verdict"],
     "wrong": lambda row: row["wrong"],
     "bytes": lambda row: row.get("bytes"),
+    "model": lambda row: row["model"],
+    "schedule": lambda row: row["schedule"],
+    "baseline": lambda row: row["baseline"],
+    "rival": lambda row: row["rival"],
+    "rival_speedup": lambda row: _plain(row["rival_speedup"]),
+    "rival_low": lambda row: _plain(row["rival_low"]),
+    "rival_high": lambda row: _plain(row["rival_high"]),
+    "rival_verdict": lambda row: row["rival_verdict"],
 }
 
 
@@ -105,9 +111,9 @@ def _plain(value: float | None) -> str | None:
 
 
 def line(row: Row) -> str:
-    """Return a row that has also `ranks` as its line for site suites; "-" stands for what it lacks."""
-    cells = {key: cell(row) for key, cell in LINE.items()}
-    return "mpisign: " + " ".join(f"{key}={'-' if value is None else value}" for key, value in cells.items())
+    """Return a row as its line for site suites; "-" stands for what it lacks, and for white space."""
+    cells = {key: "-" if (value := cell(row)) is None else "-".join(str(value).split()) for key, cell in LINE.items()}
+    return "mpisign: " + " ".join(f"{key}={value}" for key, value in cells.items())
 
 
 class Part(NamedTuple):
@@ -122,7 +128,7 @@ def render(summary: Summary, form: str, *, per_iteration: bool = False) -> str:
     """Return a run in one of FORMATS; `table` and `markdown` have all of it, the others the rows alone."""
     rows = summary.rows
     if form == "lines":
-        return "\n".join(line({"ranks": summary.run.head["machine"]["ranks"]} | row) for row in rows)
+        return "\n".join(map(line, rows))
     if form == "json":
         return json.dumps(rows, indent=1)
     if form == "csv":
@@ -147,9 +153,9 @@ def _csv(rows: list[Row]) -> str:
 
 
 def parts(summary: Summary) -> list[Part]:
-    """Return the main table and, for a model, those that show where the time goes."""
+    """Return the main table; for a model those that show where the time goes, for a sweep the one by size."""
     if summary.is_sweep:
-        return [_sweep(summary)]
+        return [_sweep(summary), *_by_size(summary)]
     shown = [_methods(summary)]
     if summary.breakdown:
         iteration, _, overlapped = summary.breakdown
@@ -188,12 +194,12 @@ def title(run: Run) -> str:
 
 
 def answer_line(summary: Summary) -> str:
-    """Return the line that says whether the vote pays here; nothing for a sweep."""
-    if summary.is_sweep:
-        return ""
+    """Return the line that says whether the vote pays here; for a sweep, at which sizes."""
+    if not any(summary.answers.values()):
+        return "Does it pay here? To tell needs a vote and a rival, both without a wrong result."
     answer = summary.answer
     if answer is None:
-        return "Does it pay here? To tell needs a vote and a rival, both without a wrong result."
+        return f"Does it pay here? {sweep.crossover(summary.answers)}"
     opposed = " (the medians and the ratios point different ways)" if answer["opposed"] else ""
     return (
         f"Does it pay here? The fastest vote, {answer['vote']}, against the fastest rival, {answer['rival']}: "
@@ -204,15 +210,11 @@ def answer_line(summary: Summary) -> str:
 
 def smallest_line(summary: Summary) -> str:
     """Return the line that says how small a difference such a run finds; nothing where there is nothing to hold."""
-    answer, found = summary.smallest_answer, [share for share in summary.smallest if math.isfinite(share)]
-    if answer is None and not summary.smallest:
+    between = _from_to(summary.smallest_answers, by="size"), "between the fastest vote and the fastest rival"
+    from_baseline = _from_to(summary.smallest, by="row"), "from the baseline"
+    if not (summary.smallest_answers or summary.smallest):
         return ""
-    told = []
-    if answer is not None and math.isfinite(answer):
-        told.append(f"{text.percent(answer)} between the fastest vote and the fastest rival")
-    if found:
-        least, most = (text.percent(share) for share in (found[0], found[-1]))
-        told.append(f"{least if least == most else f'{least} to {most}, by row,'} from the baseline")
+    told = [f"{shares} {where}" for shares, where in (between, from_baseline) if shares]
     if not told:
         return "What this run could find: no difference, however large, with so few samples."
     if_so = ", were its samples independent" if summary.overlaps else ""  # which blocks seem not to be, quite
@@ -221,6 +223,14 @@ def smallest_line(summary: Summary) -> str:
         f"{' and of '.join(told)} is told from none. "
         'A smaller one may well be there: "indistinguishable" does not mean equal.'
     )
+
+
+def _from_to(shares: Iterable[float], *, by: str) -> str:
+    """Return the first and the last of shares in rising order that are finite; nothing without any."""
+    found = [text.percent(share) for share in shares if math.isfinite(share)]
+    if not found:
+        return ""
+    return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}, by {by},"
 
 
 def _methods(summary: Summary) -> Part:
@@ -244,6 +254,15 @@ def _sweep(summary: Summary) -> Part:
     ]
     headers = ["fp32 size", *(f"{method} ms" for method in summary.run.head["methods"]), "wrong"]
     return Part("The exchange alone, by the size of the vector [95 % interval]:", headers, cells)
+
+
+def _by_size(summary: Summary) -> list[Part]:
+    """Return the table of the fastest vote against the fastest rival at each size; none without any of them."""
+    if not any(summary.answers.values()):
+        return []
+    headers = ["fp32 size", "fastest vote", "ms", "fastest rival", "ms", f"rival / vote [{TOGETHER}]", "the vote is"]
+    cells = [[text.size(size), *sweep.cells(answer)] for size, answer in summary.answers.items() if size]
+    return [Part("The fastest vote against the fastest rival, by the size of the vector:", headers, cells)]
 
 
 def _breakdown(phases: Phases, *, overlaps: bool) -> Part:

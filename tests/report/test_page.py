@@ -98,7 +98,7 @@ def test_a_wrong_result_comes_first_and_the_others_are_still_compared():
 
 
 LIMITS = {
-    "2 cores for 8 ranks: don't report these times as a cluster's": {"ranks": 8, "ranks_per_core": 4.0},
+    "don't report these times as a cluster's (2 cores for 8 ranks)": {"ranks": 8, "ranks_per_core": 4.0},
     "2 cores for 4 ranks of a node": {"ranks": 8, "nodes": 2, "ranks_per_core": 2.0},
     "1 GPU for 2 ranks: don't report": {"gpus": 1, "device_memory_fault": None},
     "ranks are not bound to cores": {"bound": False},

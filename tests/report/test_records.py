@@ -276,10 +276,11 @@ def test_a_run_says_what_it_could_find():
     rng = np.random.default_rng(2)
     run = with_times(dict(zip(("rival a", "rival b", "vote a"), rng.lognormal(sigma=0.1, size=(3, 200)), strict=True)))
     summary = summarize(run)
-    assert 0.01 < summary.smallest_answer < 0.1
+    (between,) = summary.smallest_answers
+    assert 0.01 < between < 0.1
     line = next(line for line in table.render(summary, "table").splitlines() if line.startswith("What this run could"))
     assert "in most such runs" in line
-    assert f"a difference of {percent(summary.smallest_answer)} between the fastest vote and the fastest rival" in line
+    assert f"a difference of {percent(between)} between the fastest vote and the fastest rival" in line
     assert "from the baseline" in line
     for sample in run.exchange:
         sample["wrong"] = int(sample["method"] == "rival a")
@@ -384,13 +385,99 @@ def test_a_sweep_has_a_row_for_each_size():
     assert [(row["bytes"], row["method"]) for row in summarize(run).rows][:4] == [
         (1024, "none"), (1024, "gloo"), (1024, "vote-alltoall"), (4096, "none")]  # fmt: skip
     text = table.render(summarize(run), "table")
-    assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"]
+    assert [line.split()[0] for line in text.splitlines() if line[:2] in ("1K", "4K")] == ["1K", "4K"] * 2
+
+
+def swept(ratios):
+    """A sweep of 1K, 2K, 4K, ... in which gloo takes so many times as long as the vote; None: the vote is wrong."""
+    run = made_run(sizes=tuple(1024 << at for at in range(len(ratios))), iterations=12)
+    for line in run.exchange:
+        ratio = ratios[(line["bytes"] // 1024).bit_length() - 1]
+        if line["method"] == "vote-alltoall":
+            line["wrong"] = int(ratio is None)
+        elif line["method"] == "gloo":  # 8 ms, the vote's are 2; "?" is for none faster than the other
+            even = line["iteration"] % 2
+            line["seconds"] *= 0.25 * ({0: 0.5, 1: 2.0}[even] if ratio == "?" else ratio or 1.0)
+    return run
+
+
+PAYS = "the fastest vote is faster than the fastest rival"
+HELD = "held against the fastest rival, the fastest vote is"
+
+
+@pytest.mark.parametrize(("ratios", "said"), [
+    ((2, 3), f"At every size measured, 1K to 2K: {PAYS}."),
+    ((2,), f"At every size measured, 1K: {PAYS}."),
+    ((0.5, 0.5, 2, 3), f"From 4K on: {PAYS} at each size from 4K to 8K; below that it is slower at 1K to 2K. "
+     "The crossover lies between 2K and 4K."),
+    ((0.5, "?", "?", 2, 3), f"From 8K on: {PAYS} at each size from 8K to 16K; below that it is slower at 1K, "
+     "indistinguishable at 2K to 4K. The crossover lies between 1K and 8K."),
+    (("?", 2), f"At the largest size alone: {PAYS} at 2K; below that it is indistinguishable at 1K."),
+    ((2, 0.5, 2, 2), f"From 4K on: {PAYS} at each size from 4K to 8K; below that it is faster at 1K, slower at 2K."),
+    ((0.5, 2, None, 2, 2), f"From 8K on: {PAYS} at each size from 8K to 16K; below that it is slower at 1K, faster at "
+     "2K, without a vote and a rival that were right at 4K."),
+    ((2, 0.5, 2, 0.5), f"At some sizes, not at the largest: {HELD} faster at 1K and 4K, slower at 2K and 8K."),
+    ((0.5, "?"), f"At no size measured: {HELD} slower at 1K, indistinguishable at 2K."),
+    (("?", "?"), f"It cannot be told at any size: {HELD} indistinguishable at 1K to 2K."),
+    ((None, None), "To tell needs a vote and a rival, both without a wrong result."),
+])  # fmt: skip
+def test_a_sweep_says_from_which_size_on_it_pays(ratios, said):
+    summary = summarize(swept(ratios))
+    assert summary.answer is None
+    assert table.answer_line(summary) == f"Does it pay here? {said}"
+    assert f"Does it pay here? {said}" in table.render(summary, "table").splitlines()
+
+
+def test_too_few_samples_of_a_sweep_leave_its_question_open():
+    line = table.answer_line(summarize(made_run(sizes=(1024, 4096), iterations=3)))
+    assert (
+        line == f"Does it pay here? It cannot be told at any size: {HELD} with too few samples for a verdict at "
+        "1K to 4K."
+    )
+
+
+def test_each_size_of_a_sweep_has_its_ratio_with_an_interval_that_holds_for_all():
+    summary = summarize(swept((0.5, None, 2)))
+    names, *cells = ["fastest vote", "fastest rival"], *table.parts(summary)[1].cells
+    assert table.parts(summary)[1].headers[1:4:2] == names
+    assert cells == [
+        ["1K", "vote-alltoall", "2.011", "gloo", "1.005", "0.50 [0.50, 0.50]", "slower"],
+        ["2K", "", "", "", "", "", "without a vote and a rival that were right"],
+        ["4K", "vote-alltoall", "2.011", "gloo", "4.022", "2.00 [2.00, 2.00]", "faster"],
+    ]
+    assert len(table.parts(summarize(swept((None,))))) == 1  # nothing to compare
+    rng = np.random.default_rng(3)
+    run = made_run(sizes=tuple(1024 << at for at in range(12)), iterations=20)
+    for line in run.exchange:
+        line["seconds"] = rng.lognormal(sigma=0.1)
+    summary = summarize(run)
+    for size, answer in summary.answers.items():
+        found = summary.measured[size].iteration
+        wide, alone = (rows.median_interval(found["gloo"] / found["vote-alltoall"], count) for count in (24, 1))
+        assert (answer["speedup_low"], answer["speedup_high"]) == wide[1:]  # 12 sizes, and 2 others than the rival
+        assert wide.high - wide.low > alone.high - alone.low
+    assert len(summary.smallest_answers) == 12
+    assert re.search(r"a difference of \S+ % to \S+ %, by size, between the fastest vote", table.smallest_line(summary))
+
+
+def test_a_sweep_has_no_model():
+    old, new = made_run(sizes=(1024, 4096)), made_run(sizes=(1024, 4096))
+    new.head["config"] |= {"model": "resnet50", "batch_size": 9, "image_size": 64, "bucket_mb": 1.0}
+    assert records.differences(old, new) == []
+    assert not {"model", "batch_size", "image_size", "data", "schedule"} & set(old.asked)
+    assert made_run().asked == made_run().head["config"]
+    for row in summarize(old).rows:
+        assert (row["model"], row["ranks"], row["schedule"], row["baseline"]) == (None, 2, None, "gloo")
+    assert LINE.fullmatch(table.render(summarize(old), "lines").splitlines()[-1])["model"] == "-"
 
 
 LINE = re.compile(
     r"mpisign: method=(?P<method>[\w-]+) ranks=(?P<ranks>\d+) iteration_s=(?P<iteration_s>\d\.\d{3}e[+-]\d\d) "
     r"comm_s=(?P<comm_s>\d\.\d{3}e[+-]\d\d) speedup=(?P<speedup>-|\d+\.\d{3}) speedup_low=(?P<low>-|\d+\.\d{3}) "
-    r"speedup_high=(?P<high>-|\d+\.\d{3}) verdict=(?P<verdict>-|[a-z-]+) wrong=(?P<wrong>-|\d+) bytes=(?P<bytes>-|\d+)"
+    r"speedup_high=(?P<high>-|\d+\.\d{3}) verdict=(?P<verdict>-|[a-z-]+) wrong=(?P<wrong>-|\d+) bytes=(?P<bytes>-|\d+) "
+    r"model=(?P<model>-|\S+) schedule=(?P<schedule>-|serial|overlap) baseline=(?P<baseline>-|\S+) "
+    r"rival=(?P<rival>-|\S+) rival_speedup=(?P<rival_speedup>-|\d+\.\d{3}) rival_low=(?P<rival_low>-|\d+\.\d{3}) "
+    r"rival_high=(?P<rival_high>-|\d+\.\d{3}) rival_verdict=(?P<rival_verdict>-|[a-z-]+)"
 )
 KEPT = ROOT / "results" / "published" / "amd-epyc-2-cores"
 EVERY_KIND = [next(KEPT.glob(f"*-{name}.jsonl")) for name in (
@@ -410,12 +497,18 @@ def test_a_line_a_row_is_what_site_suites_search_for(path, capsys):
         assert float(read["speedup"]) == pytest.approx(row["speedup"], abs=1e-3)
         assert read["wrong"] == ("-" if row["method"] == "none" else str(row["wrong"]))
         assert read["bytes"] == str(row.get("bytes", "-"))
+        for key in ("model", "schedule", "baseline", "rival", "ranks"):
+            assert read[key] == ("-" if row[key] is None else str(row[key]))
+        assert float(read["rival_speedup"]) == pytest.approx(row["rival_speedup"], abs=1e-3)
+        assert read["rival_verdict"] == row["rival_verdict"].replace(" ", "-")
 
 
 def test_a_line_without_a_baseline_or_enough_samples():
     run = made_run()
     run.head["baseline"] = None
-    assert LINE.fullmatch(table.render(summarize(run), "lines").splitlines()[2])["speedup"] == "-"
+    run.head["config"]["model"] = "my own\tnet"
+    read = LINE.fullmatch(table.render(summarize(run), "lines").splitlines()[2])
+    assert (read["speedup"], read["baseline"], read["model"]) == ("-", "-", "my-own-net")
     last = LINE.fullmatch(table.render(summarize(made_run(iterations=3)), "lines").splitlines()[2])
     assert last["verdict"] == "too-few-samples"
     assert last["ranks"] == "2"

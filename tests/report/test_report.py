@@ -11,7 +11,7 @@ from launch import environment
 from made import kept, made_run, newest, redrawn
 
 from mpisign.report import __main__ as report
-from mpisign.report import charts, compare, records, table
+from mpisign.report import charts, compare, looks, records, table
 from mpisign.report.formats import FORMATS
 from mpisign.report.notes import CROWDED
 from mpisign.report.summary import summarize
@@ -310,13 +310,12 @@ def test_charts_mark_the_methods_that_were_wrong(schedule):
     for line in (*run.exchange, *sweep.exchange[-1:]):
         line["wrong"] = int(line["method"] == "vote-alltoall")
     names = ["none", "gloo", "vote-alltoall (wrong)"]
+    figure = charts.sizes(summarize(sweep))
+    assert figure.axes[0].get_legend_handles_labels()[1] == names[1:]  # a ceiling is off the axis
     for draw in charts.drawings(summarize(run)).values():
         assert [label.get_text() for label in draw().axes[0].get_yticklabels()] == names
-    for figure in (
-        charts.sizes(summarize(sweep)),
-        charts.scaling([summarize(run), summarize(made_run(ranks=4, schedule=schedule))]),
-    ):
-        assert figure.axes[0].get_legend_handles_labels()[1] == names
+    figure = charts.scaling([summarize(run), summarize(made_run(ranks=4, schedule=schedule))])
+    assert figure.axes[0].get_legend_handles_labels()[1] == names
 
 
 @pytest.mark.parametrize("run", ["resnet50-8-ranks", "serial", "overlap"])
@@ -390,3 +389,29 @@ def test_scaling_and_sizes_show_the_medians_and_their_intervals():
     assert CROWDED not in charts.sizes(summarize(made_run(sizes=(1024, 4096)))).get_suptitle()
     assert [axes.get_title() for axes in charts.scaling([summary, summarize(redrawn(sweep, ranks=9))]).axes] == [
         "Exchange of 1K", "Exchange of 4K"]  # fmt: skip
+
+
+def test_sizes_show_the_fastest_rival_over_the_fastest_vote():
+    run = made_run(sizes=(1024, 4096, 16384))
+    for line in run.exchange:
+        if line["bytes"] == 1024 and line["method"] == "gloo":
+            line["seconds"] /= 8
+        line["wrong"] = int(line["bytes"] == 16384 and line["method"] == "vote-alltoall")
+    summary = summarize(run)
+    times, ratio = charts.sizes(summary).axes
+    assert times.get_title(loc="left") == "off the axis: none, which sends nothing, 0.001003 to 0.001003 ms"
+    assert times.get_ylim()[0] > 0.5  # ms
+    points = [(point[0].get_xdata()[0], point[0].get_ydata()[0], point[0].get_color()) for point in ratio.containers]
+    assert points == [(1024, pytest.approx(0.5), looks.KINDS["rival"]), (4096, pytest.approx(4), looks.KINDS["vote"])]
+    for size, point in zip((1024, 4096), ratio.containers, strict=True):
+        ends = point[2][0].get_segments()[0][:, 1]
+        assert tuple(ends) == pytest.approx([summary.answers[size][f"speedup_{end}"] for end in ("low", "high")])
+    assert any(set(line.get_ydata()) == {1} for line in ratio.lines)
+
+
+@pytest.mark.parametrize("methods", [["none"], ["gloo"], ["none", "vote-alltoall"]])
+def test_a_sweep_without_a_vote_or_a_rival_has_no_ratio(methods):
+    run = made_run(sizes=(1024, 4096))
+    run.head |= {"methods": methods, "baseline": "gloo" if "gloo" in methods else None}
+    run.samples = [line for line in run.samples if line["method"] in methods]
+    assert len(charts.sizes(summarize(run)).axes) == 1
