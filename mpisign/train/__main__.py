@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with agreement.refusing(comm, PROGRAM):
             setting = settle(config, comm)
         with agreement.refusing(comm, PROGRAM):
-            check_agreed(comm, setting.train, part="train")
-            check_agreed(comm, setting.validate, part="val")
+            check_agreed(comm, setting)
         here, terms, config = setting.place, setting.terms, setting.config
         chosen = {config.method: METHODS[config.method]}
         with (
@@ -76,19 +75,29 @@ def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Te
             notes = resume.load(training, path)
     if first:
         checkpoint.clear(setting.folder)
-        log.begin(head_of(setting), epoch=training.position.epoch, step=training.position.step)
-        _greet(training, path, notes)
+        log.begin(head_of(setting), checkpoint=None if path is None else path.name,
+                  epochs=training.position.epoch, steps=training.position.step)  # fmt: skip
+        _greet(training, setting, path, notes)
     code = run(training, setting, log)
     progress.close()
+    if first:
+        _tell_folder(setting)
     return code
 
 
-def _greet(training: Training, path: Path | None, notes: list[str]) -> None:
+def _tell_folder(setting: Setting) -> None:
+    print(f"run folder: {setting.folder}", flush=True)
+
+
+def _greet(training: Training, setting: Setting, path: Path | None, notes: list[str]) -> None:
     """Say where a training begins, and what a user has to know of that."""
+    _tell_folder(setting)
     if path is not None:
-        at = training.position
-        print(f"resumed from {path}, epoch {at.epoch + 1}, step {at.step}", flush=True)
-    for text in notes:
+        at, epochs = training.position, setting.config.epochs
+        where = f"epoch {at.epoch + 1}" if at.epoch < epochs else f"all {epochs} epochs are done"
+        print(f"resumed from {path}, {where}, step {at.step}", flush=True)
+    print(setting.rate.told(), flush=True)
+    for text in filter(None, [setting.rate.fault(), *notes]):
         _say(f"WARNING: {text}")
     if training.idle:
         _say(f"no gradient, so left as they are: {', '.join(training.idle)}")

@@ -53,6 +53,8 @@ class Evaluation:
     def of(self, model: nn.Module) -> dict[str, float]:
         """Return the loss and accuracies of a model; its statistics are averaged over the ranks before.
 
+        Without more than five classes there is no top-5: all pictures would be right.
+
         Raises:
             Stopped: on all ranks: one of them was told to stop meanwhile.
 
@@ -72,8 +74,9 @@ class Evaluation:
         count, loss, first, among = scores
         everyones = Sums(self.comm, count=count, loss=loss, first=first, among=among).wait()
         pictures_seen = max(everyones["count"], 1)
+        top5 = {"top5": everyones["among"] / pictures_seen} if len(self.pictures.classes) > 5 else {}
         return {"validation_loss": everyones["loss"] / pictures_seen, "top1": everyones["first"] / pictures_seen,
-                "top5": everyones["among"] / pictures_seen, "validated": everyones["count"]}  # fmt: skip
+                **top5, "validated": everyones["count"]}  # fmt: skip
 
     def _scores(self, model: nn.Module, pictures: Tensor, labels: Tensor) -> NDArray[np.float64]:
         """Return a batch's number of pictures, sum of losses, and how many were right first and among five."""

@@ -1,4 +1,12 @@
-"""The log of a training: JSON lines, which outlive a full disk and a killed job."""
+"""The log of a training: JSON lines, which outlive a full disk and a killed job.
+
+The first line has type "train": the settings, the machine and the pictures of the first start. Each start, the first
+one too, adds a line of type "start": the checkpoint that it goes on from, how many epochs and steps were done by then,
+and `changed`, what is not as it was under the start before, as {name: [before, now]}. Its lines of type "iteration" and
+"epoch" follow; steps and epochs are counted from 1. A start cuts those that came after its checkpoint, and no others.
+
+Formats: in 1 the first line was written anew at each start, and epochs were counted from 0; 2 is the one written here.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +22,9 @@ if TYPE_CHECKING:
     from ..voting.ledger import Statistics
 
 
+FORMAT = 2
+
+
 def _parsed(line: str) -> dict[str, Any]:
     """Return a line of a log; nothing of one that a killed job left half-written."""
     try:
@@ -21,6 +32,31 @@ def _parsed(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def misfit(path: Path) -> str | None:
+    """Say why a training can't go on with the log at `path`, or None; None too if there is none."""
+    try:
+        with path.open(errors="replace") as file:
+            head = _parsed(file.readline())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return str(error)
+    if head.get("type") == "train" and head.get("format") != FORMAT:
+        return f"{path} has format {head.get('format')}, not {FORMAT}; move it away, and a new log is begun"
+    return None
+
+
+def _facts(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings, the machine's facts and the pictures' by name, as they are behind these lines of a log."""
+    facts: dict[str, Any] = {}
+    for line in lines:
+        if line["type"] == "train":
+            facts |= line["config"] | line["machine"] | line["pictures"]
+        elif line["type"] == "start":
+            facts |= {name: now for name, (_, now) in line["changed"].items()}
+    return facts
 
 
 def of_votes(step: Statistics | None) -> dict[str, Any]:
@@ -46,14 +82,25 @@ class Log:
         self.fault = ""  # why the last line could not be written, or empty
         self._waiting: list[str] = []
 
-    def begin(self, head: dict[str, Any], *, epoch: int, step: int) -> None:
-        """Write the first line anew, and keep of an older log what came before that epoch and step."""
+    def begin(self, head: dict[str, Any], *, checkpoint: str | None, epochs: int, steps: int) -> None:
+        """Add a line for a start, which goes on from a checkpoint after so many whole epochs and steps.
+
+        Of an older log what came after these is cut, and the first line stays; `head` is the first line of a new one.
+        """
         kept = []
         with contextlib.suppress(FileNotFoundError):
-            lines = map(_parsed, self.path.read_text().splitlines())
-            kept = [line for line in lines if (line.get("type") == "iteration" and line["step"] <= step)
-                    or (line.get("type") == "epoch" and line["epoch"] < epoch)]  # fmt: skip
-        records.write(self.path, [json.dumps(line) for line in (head, *kept)])
+            lines = map(_parsed, self.path.read_text(errors="replace").splitlines())
+            kept = [line for line in lines if line.get("type") in ("train", "start")
+                    or (line.get("type") == "iteration" and line["step"] <= steps)
+                    or (line.get("type") == "epoch" and line["epoch"] <= epochs)]  # fmt: skip
+        if not any(line["type"] == "train" for line in kept):
+            kept.insert(0, head)
+        before, now = _facts(kept), _facts([head])
+        changed = {name: [before.get(name), now.get(name)] for name in before | now
+                   if before.get(name) != now.get(name)}  # fmt: skip
+        start = {"type": "start", "created": head["created"], "checkpoint": checkpoint, "epochs": epochs,
+                 "steps": steps, "changed": changed}  # fmt: skip
+        records.write(self.path, [json.dumps(line) for line in (*kept, start)])
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line."""
@@ -104,10 +151,11 @@ class Progress:
 
     def _print_epoch(self, line: dict[str, Any]) -> None:
         skipped = f", {line['skipped']} pictures left out" if line["skipped"] else ""
-        print(f"epoch {line['epoch'] + 1}/{self.epochs}: loss {line['loss']:.4f}, validation loss "
-              f"{line['validation_loss']:.4f}, top-1 {line['top1']:.2%}, top-5 {line['top5']:.2%}, "
-              f"{line['images_per_s']:.4g} images/s, {line['seconds']:.4g} s{_of_ranks(line)}{skipped}",
-              flush=True)  # fmt: skip
+        top5 = f", top-5 {line['top5']:.2%}" if "top5" in line else ""
+        print(f"epoch {line['epoch']}/{self.epochs}: training loss {line['loss']:.4f}, top-1 {line['train_top1']:.2%}; "
+              f"validation loss {line['validation_loss']:.4f}, top-1 {line['top1']:.2%}{top5}; "
+              f"{line['images_per_s']:.4g} images/s (training, all ranks, with loading), {line['seconds']:.4g} s"
+              f"{_of_ranks(line)}{skipped}", flush=True)  # fmt: skip
 
     def close(self) -> None:
         """Take the bar away."""

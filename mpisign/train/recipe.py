@@ -1,8 +1,7 @@
-"""What is asked of a training: the options of mpisign.train, and the learning rate that follows from them."""
+"""What is asked of a training: the options of mpisign.train."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..coding.ties import TIES
@@ -33,16 +32,25 @@ class Recipe:
     epochs: int = option(80, "how often all pictures are seen", type=positive, metavar="N")
     batch_size: int = option(128, "pictures a rank and step", type=positive, metavar="N")
     lr: float | None = option(
-        None, "(default: 1e-4 for votes, 1e-3 for adamw, 0.1 for sgd)", type=not_negative, metavar="RATE"
+        None,
+        "(default: 1e-4 for votes, 1e-3 for adamw; for dense sgd 0.1 * the pictures of all ranks in a step / 256)",
+        type=not_negative,
+        metavar="RATE",
     )
     warmup_epochs: float = option(5.0, "over which the rate rises from 0", type=not_negative, metavar="N")
-    lr_schedule: str = option("step", "behind them", choices=("step", "cosine"))
+    lr_schedule: str = option(
+        "step", "how the rate falls behind them; cosine: to 0 at the end", choices=("step", "cosine")
+    )
     lr_step: float = option(30.0, "epochs until the rate is divided by 10, and again", type=not_negative, metavar="N")
     momentum: float = option(
         0.9, "each worker's own, before the sign (0: signSGD); a dense optimizer's", type=fraction, metavar="BETA"
     )
     weight_decay: float = option(
-        1e-4, "decoupled from the sign; for a vote and for adamw", type=not_negative, metavar="RATE"
+        1e-4,
+        "a step takes rate * this of each weight, decoupled from the sign, and from adamw's gradient; dense sgd adds "
+        "this * weight to the gradient, before the momentum",
+        type=not_negative,
+        metavar="RATE",
     )
     tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
     precision: str = option("fp32", "of forward and backward; bf16 is torch's autocast", choices=("fp32", "bf16"))
@@ -65,18 +73,3 @@ class Recipe:
     def votes(self) -> bool:
         """Whether gradients are exchanged by a vote."""
         return METHODS[self.method or DEFAULT].kind == "vote"
-
-    @property
-    def base_rate(self) -> float:
-        """The learning rate that is warmed up to."""
-        if self.lr is not None:
-            return self.lr
-        return 1e-4 if self.votes else {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
-
-    def rate(self, progress: float) -> float:
-        """Return the learning rate when so many epochs, a fraction too, are done."""
-        if progress < self.warmup_epochs:
-            return self.base_rate * progress / self.warmup_epochs
-        if self.lr_schedule == "step":
-            return self.base_rate * 0.1 ** int(progress / self.lr_step)
-        return self.base_rate * (1 + math.cos(math.pi * min(1.0, progress / self.epochs))) / 2

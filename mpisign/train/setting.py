@@ -15,7 +15,8 @@ from ..report import records
 from ..voting.adversary import traitors
 from ..workload import models
 from ..workload.data import Pictures, augmentation, evaluation
-from . import checkpoint
+from . import checkpoint, log
+from .rate import Rate, rate_of
 from .recipe import DEFAULT, Recipe
 
 if TYPE_CHECKING:
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a training takes place: settled once, on each rank, before anything is exchanged."""
+    """Where a training takes place: settled once, on each rank, before anything is exchanged.
+
+    `config` is what was asked for, with the method and the learning rate that are taken where none was.
+    """
 
     config: Recipe
+    rate: Rate
     place: Place
     train: Pictures
     validate: Pictures
+    fingerprints: dict[str, tuple[int, int, str]]  # of the pictures in train and val
     adversary: str | None
     folder: Path
     resume: Path | None  # the checkpoint to go on from; rank 0 knows
@@ -83,7 +89,10 @@ def settle(config: Recipe, comm: Comm) -> Setting:
         resume = next(reversed(checkpoint.saved(folder)), None)
         _check_output(folder, config.resume)
     adversary = config.adversary if comm.rank in guilty else None
-    return Setting(config, here, train, validate, adversary, folder, resume)
+    rate = rate_of(config, ranks=comm.size)
+    config = dataclasses.replace(config, lr=rate.peak)
+    fingerprints = {"train": train.fingerprint(), "val": validate.fingerprint()}
+    return Setting(config, rate, here, train, validate, fingerprints, adversary, folder, resume)
 
 
 def _difference(some: list[str], others: list[str]) -> str:
@@ -91,27 +100,32 @@ def _difference(some: list[str], others: list[str]) -> str:
 
 
 def _check_output(folder: Path, resume: bool) -> None:
-    fault = records.unwritable(folder / "log.jsonl")
+    path = folder / "log.jsonl"
+    fault = records.unwritable(path) or (log.misfit(path) if resume else None)
     if fault:
         raise ValueError(f"output: {fault}")
     if not resume and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output: {folder} is not empty; --resume goes on with what is in it")
 
 
-def check_agreed(comm: Comm, pictures: Pictures, *, part: str) -> None:
+def check_agreed(comm: Comm, setting: Setting) -> None:
     """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
-    everyone = comm.allgather(pictures.fingerprint())
-    for rank, other in enumerate(everyone):
-        if other != everyone[0]:
-            what = "other names than rank 0"
-            if other[:2] != everyone[0][:2]:
-                what = "{} classes and {} pictures, rank 0 {} and {}".format(*other[:2], *everyone[0][:2])
-            raise ValueError(f"data: rank {rank} sees {what} in {part}/")
+    everyone = comm.allgather(setting.fingerprints)
+    for part, ours in everyone[0].items():
+        for rank, other in enumerate(fingerprints[part] for fingerprints in everyone):
+            if other != ours:
+                what = "other names than rank 0"
+                if other[:2] != ours[:2]:
+                    what = "{} classes and {} pictures, rank 0 {} and {}".format(*other[:2], *ours[:2])
+                raise ValueError(f"data: rank {rank} sees {what} in {part}/")
 
 
 def head_of(setting: Setting) -> dict[str, Any]:
     """Return the first line of a log."""
     config = dataclasses.asdict(setting.config) | {"data": Path(setting.config.data).name}
     del config["output"], config["resume"]
+    pictures = {f"{part}_{what}": fact for part, fingerprint in setting.fingerprints.items()
+                for what, fact in zip(("classes", "pictures", "names"), fingerprint, strict=True)}  # fmt: skip
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"type": "train", "format": 1, "created": created, "config": config, "machine": setting.place.machine}
+    return {"type": "train", "format": log.FORMAT, "created": created, "config": config,
+            "machine": setting.place.machine, "pictures": pictures}  # fmt: skip

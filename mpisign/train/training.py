@@ -39,11 +39,13 @@ PIECES = 16  # that cover a bucket, one in each step that is checked: copies of 
 class Position:
     """How far a training has come: `seen` counts the pictures of this epoch that all ranks have seen together."""
 
-    epoch: int = 0
+    epoch: int = 0  # how many are done
     seen: int = 0
     step: int = 0
     losses: float = 0.0  # the sum of those of this epoch's steps
     steps: int = 0  # of this epoch
+    judged: int = 0  # of the pictures seen, those that could be decoded
+    right: int = 0  # of these, those that the model told, as it was when it saw them
 
 
 def play(training: "Training", bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -71,6 +73,7 @@ class Training:
         config = setting.config
         # What is asked for, and who is asked and told.
         self.comm, self.config, self.device, self.stop, self.log = comm, config, setting.place.device, stop, log
+        self.rate = setting.rate
         # How gradients are exchanged.
         self.method, self.spans, self.rehearsing = method, terms.spans, False
         self.vote: VoteState | None = method.state if config.votes else None
@@ -158,7 +161,8 @@ class Training:
             raise Agreed(f"epoch {position.epoch + 1}: the replicas differ between ranks")
         result = self.evaluation.of(self.model)
         self.log({
-            "type": "epoch", "epoch": position.epoch, "step": position.step, "loss": position.losses / position.steps,
+            "type": "epoch", "epoch": position.epoch + 1, "step": position.step,
+            "loss": position.losses / position.steps, "train_top1": position.right / max(position.judged, 1),
             **result, "seconds": time.perf_counter() - began, "images_per_s": (position.seen - start) / trained,
             "skipped": self.broken.count(), **self._votes(),
         })  # fmt: skip
@@ -179,10 +183,11 @@ class Training:
         torch.manual_seed(seed_of(self.config.seed, self.comm.rank, position.step))
         rate = self._set_rate()
         self.optimizer.zero_grad()
-        loss = self._forward(pictures, labels)
-        mine = float(loss.detach())
+        loss, *counts = self._forward(pictures, labels)
+        mine, judged, right = torch.stack([loss.detach(), *counts]).tolist()  # the device is waited for once
         finite = math.isfinite(mine)
-        sums = Sums(self.comm, stop=self.stop(), not_finite=not finite, loss=mine if finite else 0.0)
+        sums = Sums(self.comm, stop=self.stop(), not_finite=not finite, loss=mine if finite else 0.0,
+                    judged=judged, right=right)  # fmt: skip
         if self.checking:
             self.pieces.begin(self.method, position.step)
         with timed(self.spans, "backward", self.device):
@@ -197,10 +202,13 @@ class Training:
         with timed(self.spans, "step", self.device):
             self.optimizer.step()
         mean = agreed["loss"] / self.comm.size
+        judged, right = int(agreed["judged"]), int(agreed["right"])
         self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1,
-                                 position.losses + mean, position.steps + 1)  # fmt: skip
-        self.log({"type": "iteration", "step": self.position.step, "epoch": position.epoch, "loss": mean, "lr": rate,
-                  "seconds": self.spans.take(), **self._votes()})  # fmt: skip
+                                 position.losses + mean, position.steps + 1, position.judged + judged,
+                                 position.right + right)  # fmt: skip
+        self.log({"type": "iteration", "step": self.position.step, "epoch": position.epoch + 1, "loss": mean,
+                  "train_top1": right / max(judged, 1), "lr": rate, "seconds": self.spans.take(),
+                  **self._votes()})  # fmt: skip
         if agreed["stop"]:
             raise Stopped
 
@@ -211,19 +219,20 @@ class Training:
         """Set the learning rate to that of the end of the step: at its beginning the first one's would be 0."""
         pictures = len(self.pictures)
         progress = self.position.epoch + self.position.seen / pictures
-        rate = self.config.rate(progress + self.config.batch_size * self.comm.size / pictures)
+        rate = self.rate.at(progress + self.config.batch_size * self.comm.size / pictures)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
-    def _forward(self, pictures: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of the pictures that could be decoded."""
+    def _forward(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean loss of the pictures that could be decoded, their number, and how many the model told."""
         with timed(self.spans, "data", self.device):
             pictures, labels = pictures.to(self.device), labels.to(self.device)
         with timed(self.spans, "forward", self.device):
             output = output_of(self.replica, pictures, precision=self.config.precision)
-            known = torch.count_nonzero(labels != Pictures.BROKEN).clamp(min=1)
-            return sum_of_losses(output, labels) / known
+            judged = torch.count_nonzero(labels != Pictures.BROKEN)
+            right = torch.count_nonzero(output.detach().argmax(1) == labels)
+            return sum_of_losses(output, labels) / judged.clamp(min=1), judged, right
 
     def _not_finite(self, mine: float) -> str:
         """Say on which ranks the loss is not finite. Collective."""

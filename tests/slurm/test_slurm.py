@@ -109,7 +109,7 @@ def test_training_is_signalled_requeued_and_goes_on(slurm, photos, tmp_path):
     assert f"{left}, epoch" in job.output
     assert job.output.count("resumed from") == 1
     assert [line["step"] for line in lines(tmp_path, "iteration")] == list(range(1, 40 * 8 + 1))
-    assert [line["epoch"] for line in lines(tmp_path, "epoch")] == list(range(40))
+    assert [line["epoch"] for line in lines(tmp_path, "epoch")] == list(range(1, 41))
     assert whole(tmp_path)[-1] == "checkpoint-00000320"
 
 

@@ -14,7 +14,6 @@ from jobs import Job, start
 from launch import kill_a_rank, mpirun, our_lines, run, running
 
 from mpisign.train import checkpoint
-from mpisign.train.recipe import Recipe
 from mpisign.voting.adversary import traitors
 
 SMALL = ("--model", "tiny", "--image-size", "32", "--batch-size", "4", "--workers", "0", "--warmup-epochs", "1")
@@ -145,7 +144,9 @@ def test_a_resumed_training_is_the_same_bit_for_bit(resumed, way):
     assert stopped.returncode == 85, stopped.stderr
     assert "told to stop: checkpoint left in run at step 11" in stopped.stderr
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("resumed from run/checkpoint-00000011, epoch 2, step 11\n")
+    said = again.stdout.splitlines()
+    assert said[:2] == ["run folder: run", "resumed from run/checkpoint-00000011, epoch 2, step 11"]
+    assert said[-1] == "run folder: run"
     assert checkpoints(broken) == ["checkpoint-00000008", "checkpoint-00000011", "checkpoint-00000016"]
     assert losses(straight) == losses(broken)
     assert len(losses(straight)) == 2 * EPOCH
@@ -154,17 +155,32 @@ def test_a_resumed_training_is_the_same_bit_for_bit(resumed, way):
         for kept in (ours, resumed):
             kept.pop("config", None)
         assert same(ours, resumed), name
-    assert [line["epoch"] for line in lines(broken, "epoch")] == [0, 1]
+    assert [line["epoch"] for line in lines(broken, "epoch")] == [1, 2]
+    assert [line["epoch"] for line in lines(broken, "iteration")] == [1] * EPOCH + [2] * EPOCH
     for a, b in zip(lines(straight, "epoch"), lines(broken, "epoch"), strict=True):
-        assert all(a[key] == b[key] for key in ("loss", "top1", "top5", "validation_loss", "validated"))
+        assert all(a[key] == b[key] for key in ("loss", "train_top1", "top1", "validation_loss", "validated"))
+    (begun, gone_on) = lines(broken, "start")
+    assert (begun["checkpoint"], begun["epochs"], begun["steps"], begun["changed"]) == (None, 0, 0, {})
+    assert (gone_on["checkpoint"], gone_on["epochs"], gone_on["steps"]) == ("checkpoint-00000011", 1, 11)
+    assert gone_on["changed"].keys() <= {"commit"}  # somebody may work on the checkout meanwhile
 
 
 def test_it_learns_and_tells_how_well(photos, tmp_path):
     ended = train(2, photos, tmp_path, "--epochs", "6", "--lr", "1e-2", "--keep", "2")
     assert ended.returncode == 0, ended.stderr
-    assert [line.split(":")[0] for line in ended.stdout.splitlines()] == [f"epoch {i}/6" for i in range(1, 7)]
+    said = ended.stdout.splitlines()
+    assert said[:2] == ["run folder: run", "learning rate: 0.01, as asked for"]
+    assert [line.split(":")[0] for line in said[2:-1]] == [f"epoch {i}/6" for i in range(1, 7)]
+    assert said[-1] == "run folder: run"
+    assert our_lines(ended.stderr) == []
     epochs = lines(tmp_path, "epoch")
+    assert [line["epoch"] for line in epochs] == list(range(1, 7))
     assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert epochs[-1]["train_top1"] > 0.6  # of parts of the photographs, by models that still learn
+    for line in epochs:
+        shares = [step["train_top1"] for step in lines(tmp_path, "iteration") if step["epoch"] == line["epoch"]]
+        assert line["train_top1"] == pytest.approx(sum(shares) / EPOCH)
+    assert not any("top5" in line for line in epochs)  # of two classes all pictures are among five
     assert epochs[-1]["top1"] >= 0.75  # two photographs, told apart
     assert {line["validated"] for line in epochs} == {16}
     assert checkpoints(tmp_path) == ["checkpoint-00000040", "checkpoint-00000048"]
@@ -175,10 +191,20 @@ def test_it_learns_and_tells_how_well(photos, tmp_path):
     assert all(0.5 < line["votes"]["least"] <= line["votes"]["most"] <= 1 for line in epochs)
     (head,) = lines(tmp_path, "train")
     assert head["config"]["data"] == "photos"
-    ended = train(2, photos, tmp_path, "--epochs", "6", "--resume")
+    ended = train(2, photos, tmp_path, "--epochs", "6", "--warmup-epochs", "8", "--resume")
     assert ended.returncode == 0
-    assert ended.stdout == "resumed from run/checkpoint-00000048, epoch 7, step 48\n"
+    assert ended.stdout.splitlines() == [
+        "run folder: run", "resumed from run/checkpoint-00000048, all 6 epochs are done, step 48",
+        "learning rate: 0.0001, the default of votes", "run folder: run",
+    ]  # fmt: skip
+    assert our_lines(ended.stderr)[0].endswith(
+        "WARNING: the warm-up of 8 epochs is longer than the training of 6: the rate rises to 7.5e-05 only "
+        "(--warmup-epochs)"
+    )
     assert len(losses(tmp_path)) == 6 * EPOCH
+    assert lines(tmp_path, "train") == [head]
+    changed = lines(tmp_path, "start")[1]["changed"]
+    assert (changed["lr"], changed["warmup_epochs"], changed["keep"]) == ([1e-2, 1e-4], [1.0, 8.0], [2, 3])
 
 
 def test_traitors_below_half_are_outvoted_and_named_and_above_it_win(photos, tmp_path):
@@ -194,7 +220,7 @@ def test_traitors_below_half_are_outvoted_and_named_and_above_it_win(photos, tmp
     # It takes larger batches and more steps to say which one it is.
     (guilty,) = traitors(1, 3, seed=0)
     assert lines(long, "iteration")[-1]["votes"]["apart"] == lines(long, "epoch")[-1]["votes"]["apart"] == [guilty]
-    assert found[2].stdout.splitlines()[-1].endswith(f", rank {guilty} stands apart")
+    assert found[2].stdout.splitlines()[-2].endswith(f", rank {guilty} stands apart")
     assert f"rank {guilty} agrees with the votes far less than the others do" in found[2].stderr
 
 
@@ -214,6 +240,9 @@ def test_fewer_ranks_go_on_and_say_what_is_lost(photos, stopped, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "it was left by 2 ranks: the momentum of ranks 1 to 1 is lost" in ended.stderr
     assert len(losses(folder)) == 11 + (64 - 3 * 8) // 4  # the same pictures are left
+    (head,) = lines(folder, "train")
+    assert head["machine"]["ranks"] == 2
+    assert lines(folder, "start")[-1]["changed"]["ranks"] == [2, 1]
 
 
 def test_more_ranks_go_on_and_say_what_is_lost(photos, stopped, tmp_path):
@@ -224,11 +253,14 @@ def test_more_ranks_go_on_and_say_what_is_lost(photos, stopped, tmp_path):
     ended, of_seen = start(3, "mpisign.train.__main__", jobs)
     assert ended.returncode == 0, ended.stderr
     assert "it was left by 2 ranks: ranks 2 to 2 begin without momentum" in ended.stderr
-    assert "lr was None, is now 0.5" in ended.stderr
+    assert "lr was 0.0001, is now 0.5" in ended.stderr
     assert of_seen.returncode == 0, of_seen.stderr
     assert "weight_decay was 0.0001, is now 0.25" in of_seen.stderr
     assert state(seen, "model.pt")["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
-    assert [line["epoch"] for line in lines(seen, "epoch")] == [0, 1]
+    assert [line["epoch"] for line in lines(seen, "epoch")] == [1, 2]
+    changed = lines(seen, "start")[-1]["changed"]
+    assert (changed["ranks"], changed["weight_decay"]) == ([2, 3], [1e-4, 0.25])
+    assert "lr" not in changed
 
 
 def truncate(picture):
@@ -265,12 +297,17 @@ def test_a_truncated_picture_is_named_and_left_out(truncated, tmp_path):
     for part, folder, ended in zip(PARTS, made, start(2, "mpisign.train.__main__", jobs), strict=True):
         assert ended.returncode == 0, ended.stderr
         assert f"leaves out {truncated[part][1]}: image file is truncated" in ended.stderr
-        assert len(ended.stdout.splitlines()) == 2
-        assert all(line.endswith(", 1 pictures left out") for line in ended.stdout.splitlines())
-        assert lines(folder, "epoch")[-1]["validated"] == 16 - (part == "val")
+        epochs = [line for line in ended.stdout.splitlines() if line.startswith("epoch")]
+        assert len(epochs) == 2
+        assert all(line.endswith(", 1 pictures left out") for line in epochs)
+        line = lines(folder, "epoch")[-1]
+        assert line["validated"] == 16 - (part == "val")
+        right = line["train_top1"] * (64 - (part == "train"))
+        assert right == pytest.approx(round(right))  # the one that was left out is not counted as wrong
 
 
 IDLE = """
+import torch
 from torch import nn
 from mpisign.workload import models
 build = models.build
@@ -279,19 +316,24 @@ class WithIdle(nn.Module):
         super().__init__()
         self.model, self.idle = model, nn.Linear(3, 3)
     def forward(self, x):
-        return self.model(x)
+        output = self.model(x)  # and every picture is said to be of the first class
+        return output + 100 * (torch.arange(output.shape[1], device=output.device) == 0)
 models.build = lambda *arguments, **named: WithIdle(build(*arguments, **named))
 """
 
 
+ALL_BUT_ONE = "labels.fill_(0); labels[0] = rank"  # of 2 ranks' 8 pictures are of the first class
+
+
 @pytest.fixture(scope="module")
 def odd(photos, tmp_path_factory):
-    """Return the folder and end of two trainings: one whose loss is no number once, one with idle parameters."""
-    endless, idle = folders(tmp_path_factory.mktemp("odd"), "endless", "idle")
+    """Return the folder and end of trainings: the loss is no number once, idle parameters, all defaults of sgd."""
+    endless, idle, dense = folders(tmp_path_factory.mktemp("odd"), "endless", "idle", "dense")
     nan = meddling("if (rank, step) == (1, 9): pictures.fill_(float('nan'))")
     jobs = [Job(asked(photos, "--epochs", "2"), endless, nan),
-            Job(asked(photos, "--epochs", "1", "--keep", "9"), idle, meddling() + IDLE)]  # fmt: skip
-    return list(zip((endless, idle), start(2, "mpisign.train.__main__", jobs), strict=True))
+            Job(asked(photos, "--epochs", "1", "--method", "gloo"), dense, meddling()),
+            Job(asked(photos, "--epochs", "1", "--keep", "9"), idle, meddling(ALL_BUT_ONE) + IDLE)]  # fmt: skip
+    return list(zip((endless, dense, idle), start(2, "mpisign.train.__main__", jobs), strict=True))
 
 
 def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_step(odd):
@@ -303,8 +345,17 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_step(odd):
     assert len(losses(folder)) == 9
 
 
-def test_parameters_without_a_gradient_stay_as_they_are(odd):
+def test_the_rate_of_dense_sgd_is_that_of_its_batch_and_told(odd):
     folder, ended = odd[1]
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[1] == (
+        "learning rate: 0.003125, the default of dense sgd, 0.1 * 8 / 256: a step has 8 pictures of all ranks"
+    )
+    assert lines(folder, "train")[0]["config"]["lr"] == lines(folder, "iteration")[-1]["lr"] == 0.003125
+
+
+def test_parameters_without_a_gradient_stay_as_they_are(odd):
+    folder, ended = odd[2]
     assert ended.returncode == 0, ended.stderr
     assert "no gradient, so left as they are: idle.weight, idle.bias" in ended.stderr
     torch.manual_seed(0)
@@ -312,6 +363,15 @@ def test_parameters_without_a_gradient_stay_as_they_are(odd):
 
     models.build("tiny", 32, classes=2)
     assert torch.equal(state(folder, "model.pt")["model"]["idle.weight"], torch.nn.Linear(3, 3).weight)
+
+
+def test_the_accuracy_in_training_is_that_of_all_ranks(odd):
+    folder, ended = odd[2]
+    assert [line["train_top1"] for line in lines(folder, "iteration")] == [7 / 8] * EPOCH
+    (epoch,) = lines(folder, "epoch")
+    assert epoch["train_top1"] == 7 / 8
+    assert "epoch 1/1: training loss 12." in ended.stdout
+    assert ", top-1 87.50%; validation loss" in ended.stdout
 
 
 @pytest.mark.parametrize("schedule", ["serial", "overlap"])
@@ -358,8 +418,8 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_is_told(photos, tmp_path):
 def test_a_killed_rank_and_ctrl_c_leave_whole_files_that_can_be_resumed(photos, tmp_path, how):
     command = mpirun(2, *TRAIN, "--workers", "1", "--data", str(photos), "--epochs", "100000", "--output", "run")
     with running(command, tmp_path) as job:
-        for _ in range(3):
-            assert job.stdout.readline().startswith("epoch")
+        for said in ("run folder", "learning rate", "epoch 1/", "epoch 2/", "epoch 3/"):
+            assert job.stdout.readline().startswith(said)
         time.sleep(0.1)
         if how == signal.SIGKILL:
             kill_a_rank(f"--data {photos}", "mpirun")
@@ -455,6 +515,7 @@ FAULTY = [
     (["--lr", "nan"], "nan is no finite number"),
     (["--output", "/dev/null"], "output: /dev/null is not a folder"),
     (["--output", "full"], "output: full is not empty; --resume goes on"),
+    (["--output", "full", "--resume"], "output: full/log.jsonl has format 1, not 2; move it away"),
     (["--output", "", "--resume"], "resume: tell the folder"),
 ]
 
@@ -465,7 +526,7 @@ def faulty(photos, tmp_path_factory):
     top, jobs = tmp_path_factory.mktemp("faulty"), []
     for number, (options, _) in enumerate(FAULTY):
         (full,) = folders(top, f"{number}/full")
-        (full / "notes").touch()
+        (full / "log.jsonl").write_text('{"type": "train", "format": 1}\n')
         jobs.append(Job(asked(photos, *options), full.parent))
     return start(2, "mpisign.train.__main__", jobs)
 
@@ -505,13 +566,3 @@ setting.settle = elsewhere
     assert ended.returncode == 2
     (line,) = our_lines(ended.stderr)
     assert line.endswith("data: rank 1 sees 1 classes and 32 pictures, rank 0 2 and 64 in train/")
-
-
-def test_the_rate_is_the_papers():
-    recipe = Recipe()
-    assert recipe.base_rate == 1e-4
-    assert [recipe.rate(epochs) for epochs in (0, 2.5, 5, 29.9)] == pytest.approx([0, 5e-5, 1e-4, 1e-4])
-    assert [recipe.rate(epochs) for epochs in (30, 59, 60, 80)] == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
-    cosine = Recipe(method="gloo", lr_schedule="cosine", epochs=10, warmup_epochs=0.0)
-    assert [cosine.rate(epochs) for epochs in (0, 5, 10)] == pytest.approx([0.1, 0.05, 0], abs=1e-12)
-    assert (recipe.batch_size, recipe.momentum, recipe.weight_decay, recipe.epochs) == (128, 0.9, 1e-4, 80)
