@@ -20,14 +20,16 @@ class Recipe:
     """What is asked of a training. The defaults are the paper's (arXiv 1810.05291, section 4)."""
 
     data: str = option("", "a folder with train/<class>/ and val/<class>/, as ImageNet's", metavar="PATH")
-    model: str = option("resnet50", "torchvision's name of a classifier, or tiny", metavar="NAME")
+    model: str = option(
+        "resnet50", "torchvision's name of a classifier, tiny, or package.module:function of yours", metavar="NAME"
+    )
     method: str = option(
         "",
         f"how gradients are exchanged (default: {DEFAULT}, without MPI -nccl or -gloo): {', '.join(TRAINABLE)}",
         choices=TRAINABLE,
         metavar="NAME",
     )
-    schedule: str = option("overlap", "when votes are taken: during backward, or behind it", choices=SCHEDULES)
+    schedule: str = option("overlap", "when votes are taken: during backward, or after it", choices=SCHEDULES)
     optimizer: str = option("sgd", "of a dense method; a vote is applied by sgd", choices=("sgd", "adamw"))
     epochs: int = option(80, "how often all pictures are seen", type=positive, metavar="N")
     batch_size: int = option(128, "pictures a rank and step", type=positive, metavar="N")
@@ -39,7 +41,7 @@ class Recipe:
     )
     warmup_epochs: float = option(5.0, "over which the rate rises from 0", type=not_negative, metavar="N")
     lr_schedule: str = option(
-        "step", "how the rate falls behind them; cosine: to 0 at the end", choices=("step", "cosine")
+        "step", "how the rate falls after warm-up; cosine: to 0 at the end", choices=("step", "cosine")
     )
     lr_step: float = option(30.0, "epochs until the rate is divided by 10, and again", type=not_negative, metavar="N")
     momentum: float = option(

@@ -64,14 +64,19 @@ def _notes(training: Training, common: dict[str, Any]) -> list[str]:
     """Say what is lost, and what is asked for otherwise than before."""
     notes, before, now = [], common["ranks"], training.comm.size
     if training.vote is not None and now < before:
-        notes.append(f"it was left by {before} ranks: the momentum of ranks {now} to {before - 1} is lost")
+        notes.append(f"it was left by {before} ranks: the momentum of {_ranks(now, before)} is lost")
     elif training.vote is not None and now > before:
-        notes.append(f"it was left by {before} ranks: ranks {before} to {now - 1} begin without momentum")
+        begin = "begins" if now == before + 1 else "begin"
+        notes.append(f"it was left by {before} ranks: {_ranks(before, now)} {begin} without momentum")
     if tuple(common["pictures"]) != training.pictures.fingerprint():
         notes.append("it was trained on other pictures, or under other names")
     then, asked = common["config"], asdict(training.config)
     changed = [name for name in asked if name not in _MAY_CHANGE and then.get(name) != asked[name]]
     return notes + [f"{name} was {then.get(name)}, is now {asked[name]}" for name in changed]
+
+
+def _ranks(first: int, end: int) -> str:
+    return f"rank {first}" if end == first + 1 else f"ranks {first} to {end - 1}"
 
 
 def _misfit(common: dict[str, Any], config: Recipe, *, classes: list[str], weights: dict[str, Tensor]) -> str | None:
@@ -81,9 +86,10 @@ def _misfit(common: dict[str, Any], config: Recipe, *, classes: list[str], weigh
         return f"holds {then['model']}, not {config.model}"
     known = METHODS.get(then["method"])
     if known is None or (known.kind == "vote") != config.votes:
-        return f"was trained by {then['method']}, whose state is of no use to {config.method}"
+        votes = "momentum of votes" if known is not None and known.kind == "vote" else "no momentum of votes"
+        return f"holds {votes} (--method {then['method']}): use a new --output for {config.method}"
     if then["optimizer"] != config.optimizer:
-        return f"was trained by {then['optimizer']}, whose state is of no use to {config.optimizer}"
+        return f"holds the state of --optimizer {then['optimizer']}: use a new --output for {config.optimizer}"
     if common["classes"] != classes:
         return f"was trained on other classes: {len(common['classes'])} of them, here {len(classes)}, or other names"
     for name, weight in weights.items():

@@ -81,7 +81,7 @@ def settle(config: Recipe, comm: Comm) -> Setting:
         raise ValueError(f"batch_size: {config.batch_size} pictures on each of {comm.size} ranks are more than the "
                          f"{len(train)} in {config.data}/train")  # fmt: skip
     date = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    folder = Path(config.output or f"runs/{date}-{config.model}-{config.method}")
+    folder = Path(config.output or f"runs/{date}-{models.label(config.model)}-{config.method}")
     if config.resume and not config.output:
         raise ValueError("resume: tell the folder of the run to go on with (--output FOLDER)")
     resume = None
