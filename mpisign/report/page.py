@@ -47,7 +47,7 @@ def _section(summary: Summary) -> dict[str, Any]:
         "kinds": run.kinds,
         "notes": [remark.text for remark in remarks(summary) if not remark.warning],
         "facts": {
-            "What was asked": {name: _plain(value) for name, value in run.head["config"].items()},
+            "What was asked": {name: _plain(value) for name, value in run.asked.items()},
             "The machine": {name: _plain(value) for name, value in run.head["machine"].items()},
             "The run": {
                 "record's format": run.head["format"],

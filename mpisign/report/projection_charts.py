@@ -106,7 +106,7 @@ def _over_bandwidth(axes: Axes, made: Projection, *, schedule: str) -> None:
             if 0 < at < math.inf:
                 mark = f"{made.best(made.ranks, at)} pays up to {limit(band)} Gbit/s"
             low, high = (min(max(end, BANDWIDTHS[0]), BANDWIDTHS[-1]) for end in (band.low, band.high))
-            axes.axvspan(low, high, color="C7", alpha=0.15, lw=0)
+            axes.axvspan(low, high, color=GREY, alpha=0.15, lw=0)
         inside = BANDWIDTHS[0] <= at <= BANDWIDTHS[-1]
         marks.append(axes.axvline(at if inside else math.nan, c=GREY, ls=dash, label=f"{mark} against {kind}"))
     axes.legend(handles=marks, fontsize=8, loc="upper right")
@@ -182,6 +182,6 @@ def _errors(axes: Axes, made: Projection) -> None:
     labels = [f"{name}\n{errors_text([*errors.sizes, *errors.ranks])}" for name, errors in made.errors.items()]
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()
-    axes.axvline(100 * LIMIT, c="C7", ls=":", label="beyond: no break-even")
+    axes.axvline(100 * LIMIT, c=GREY, ls=":", label="beyond: no break-even")
     axes.legend(fontsize=8)
     axes.set(xlabel="relative error, %", title="errors where points were held out: all; median", xlim=(0, None))

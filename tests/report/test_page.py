@@ -86,6 +86,13 @@ def test_the_box_on_top_says_in_words_whether_the_vote_pays(verdict):
     assert f".{verdict}" in text[: text.index("</style>")]
 
 
+def test_a_sweep_is_answered_by_size_and_lists_no_model():
+    text = undrawn_page(made_run(sizes=(1024, 2**20)))
+    assert "At every size measured, 1K to 1M: the fastest vote is faster than the fastest rival." in box(text)[1]
+    assert not any(f">{name}<" in text for name in ("model", "batch_size", "image_size", "data", "schedule"))
+    assert ">model<" in undrawn_page(made_run())
+
+
 def test_a_wrong_result_comes_first_and_the_others_are_still_compared():
     run = grown(made_run(iterations=20), {"bf16": "gloo", "vote-server": "vote-alltoall"})
     verdict, said = box(undrawn_page(with_wrong(run)))
