@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -50,14 +48,6 @@ def program(before):
         "-c",
         f"{before}\nimport sys\nfrom mpisign.train import __main__ as train\nsys.exit(train.main(sys.argv[1:]))",
     )
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    command = [sys.executable, "-m", "mpisign", "photos", folder, "--validate", "0.2"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture
