@@ -139,7 +139,7 @@ class Board:
     def __init__(self, folder: Path, *, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=steps + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=steps + 1)
 
     def note(self, line: dict[str, Any]) -> None:
         """Write what a line of the log tells in numbers."""

@@ -56,10 +56,9 @@ def misfit(kept: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str | None:
 
 def keep_best(folder: Path, model: nn.Module) -> str | None:
     """Write the weights as the best ones; return None, or why that failed. Rank 0 alone."""
+    state = {name: part.cpu() for name, part in model.state_dict().items()}
     try:
-        records.write_bytes(
-            folder / BEST, checkpoint.packed({name: part.cpu() for name, part in model.state_dict().items()})
-        )
+        records.write_bytes(folder / BEST, checkpoint.packed(state))
     except OSError as error:
         return str(error)
     return None

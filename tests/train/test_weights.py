@@ -1,4 +1,4 @@
-"""Plain weights: what a training leaves as its best, begins with, and evaluates; and training without pictures to judge."""
+"""Plain weights: a training leaves its best, begins with some, evaluates some; and training without val/."""
 
 import re
 import shutil
@@ -82,9 +82,7 @@ def later(photos, trained):
     ways["empty"] = (*only, "--output", "run", "--resume")
     ways["nothing to judge"] = (*only, "--data", str(trained / "no-val"), "--weights", str(best))
     places = folders(trained, *(f"later/{way}" for way in ways))
-    jobs = [
-        Job(options, place, BOARDS.get(way, "")) for (way, options), place in zip(ways.items(), places, strict=True)
-    ]
+    jobs = [Job(ways[way], place, BOARDS.get(way, "")) for way, place in zip(ways, places, strict=True)]
     ended = start(2, "mpisign.train.__main__", jobs)
     return dict(zip(ways, zip(places, ended, strict=True), strict=True))
 
