@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .training import Training
 
 PROGRAM = "mpisign.train"
-OWN = ("data", "output")  # options that may differ between ranks: paths of a node, or rank 0's alone
+OWN = ("data", "output", "weights")  # options that may differ between ranks: paths of a node, or rank 0's alone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:
     """Begin or go on; return the exit code."""
-    from . import checkpoint, resume
-    from .log import Log, Progress
+    from . import checkpoint, resume, weights
+    from .log import Board, Log, Progress
     from .setting import head_of
     from .training import Training
 
@@ -73,16 +73,38 @@ def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Te
     if path is not None:
         with agreement.refusing(comm, PROGRAM):
             notes = resume.load(training, path)
+    elif setting.config.weights:
+        with agreement.refusing(comm, PROGRAM):
+            weights.load(comm, Path(setting.config.weights), training.model)
+    if setting.config.evaluate:
+        progress.close()
+        return _evaluate(training, path or Path(setting.config.weights))
     if first:
         checkpoint.clear(setting.folder)
         log.begin(head_of(setting), checkpoint=None if path is None else path.name,
                   epochs=training.position.epoch, steps=training.position.step)  # fmt: skip
+        if setting.config.tensorboard:
+            progress.board = Board(setting.folder, steps=training.position.step)
         _greet(training, setting, path, notes)
     code = run(training, setting, log)
     progress.close()
     if first:
         _tell_folder(setting)
     return code
+
+
+def _evaluate(training: Training, path: Path) -> int:
+    """Evaluate what was read from `path`; return the exit code."""
+    from .log import of_validation
+    from .stop import EXIT_CODE, Stopped
+
+    try:
+        result = training.evaluated()
+    except Stopped:
+        return EXIT_CODE
+    if training.comm.rank == 0:
+        print(f"{path}: {of_validation(result)}, {result['validated']:.0f} pictures", flush=True)
+    return 0
 
 
 def _tell_folder(setting: Setting) -> None:
@@ -109,12 +131,13 @@ def _say(text: str) -> None:
 
 def run(training: Training, setting: Setting, log: Log) -> int:
     """Train all epochs; return the exit code: 0, 1 after a fault, EXIT_CODE if told to stop."""
-    from . import resume
+    from . import resume, weights
     from .stop import EXIT_CODE, Agreed, Stopped
 
     config, first = setting.config, training.comm.rank == 0
     fault, stopped = None, False
     while training.position.epoch < config.epochs and not stopped:
+        best = training.position.best
         try:
             training.run_epoch()
         except Stopped:
@@ -127,6 +150,10 @@ def run(training: Training, setting: Setting, log: Log) -> int:
             if first:
                 log.flush()
         done = training.position
+        if first and done.best > best:
+            lost = weights.keep_best(setting.folder, training.model)
+            if lost:
+                _say(f"WARNING: no {weights.BEST} of epoch {done.epoch}: {lost}")
         if not stopped and done.epoch % config.checkpoint_every and done.epoch < config.epochs:
             continue
         fault = resume.save(training, setting.folder)

@@ -47,7 +47,7 @@ def write(comm: Comm, folder: Path, *, step: int, common: dict[str, Any], own: d
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             whole = {"format": FORMAT, "ranks": comm.size, "step": step, **common}
-            _write_file(partial / "model.pt", _packed(whole))
+            _write_file(partial / "model.pt", packed(whole))
         except OSError as error:
             fault = str(error)
     for rank in range(comm.size):
@@ -88,49 +88,58 @@ def read(comm: Comm, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]
     fault = None
     if comm.rank == 0:
         try:
-            common = _unpacked((path / "model.pt").read_bytes())
+            common = unpacked((path / "model.pt").read_bytes())
             lacking = [f"rank-{rank}.pt" for rank in range(common["ranks"]) if not (path / f"rank-{rank}.pt").is_file()]
             if common["format"] != FORMAT:
                 fault = f"has format {common['format']}, this is a reader of format {FORMAT}"
             elif lacking:
                 fault = f"lacks {', '.join(lacking)}"
-        except _UNREADABLE as error:
-            fault = _unreadable(error)
+        except UNREADABLE as error:
+            fault = unreadable(error)
     fault = comm.bcast(fault)
     if fault is not None:
         raise ValueError(f"resume: {path} {fault}")
-    everyones = _unpacked(_from_root(comm, None, path / "model.pt"))
+    everyones = unpacked(to_all(comm, (path / "model.pt").read_bytes() if comm.rank == 0 else b""))
     own = None
     for rank in range(min(comm.size, everyones["ranks"])):
         state = _from_root(comm, rank, path / f"rank-{rank}.pt")
         if rank == comm.rank:
             try:
-                own = _unpacked(state)
-            except _UNREADABLE as error:
-                fault = _unreadable(error)
+                own = unpacked(state)
+            except UNREADABLE as error:
+                fault = unreadable(error)
     for rank, its_fault in enumerate(comm.allgather(fault)):
         if its_fault is not None:
             raise ValueError(f"resume: {path}/rank-{rank}.pt {its_fault}")
     return everyones, own
 
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)
+# What reading a file may raise.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
-def _unreadable(error: Exception) -> str:
+def unreadable(error: Exception) -> str:
+    """Say in one line why a file cannot be read."""
     return f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
-def _packed(state: dict[str, Any]) -> bytes:
+def packed(state: dict[str, Any]) -> bytes:
+    """Return what torch.save writes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
-def _unpacked(data: bytes) -> dict[str, Any]:
+def unpacked(data: bytes) -> dict[str, Any]:
+    """Return what torch.save wrote, on the CPU; no code is run.
+
+    Raises:
+        one of UNREADABLE: it is none of that, or no dict.
+
+    """
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
-        raise ValueError("no checkpoint of mpisign.train")
+        raise ValueError("it holds no dict")
     return state
 
 
@@ -138,7 +147,7 @@ def _to_root(comm: Comm, rank: int, own: dict[str, Any]) -> bytes | None:
     """Bring one rank's state to rank 0, which gets it; all others get None."""
     if comm.rank not in (0, rank):
         return None
-    mine = _packed(own) if comm.rank == rank else b""
+    mine = packed(own) if comm.rank == rank else b""
     if rank == 0:
         return mine
     if comm.rank == rank:
@@ -152,14 +161,18 @@ def _to_root(comm: Comm, rank: int, own: dict[str, Any]) -> bytes | None:
     return state.tobytes()
 
 
-def _from_root(comm: Comm, rank: int | None, path: Path) -> bytes:
-    """Bring a file that rank 0 reads to one rank, or to all of them (None); the others get nothing."""
+def to_all(comm: Comm, data: bytes) -> bytes:
+    """Bring what rank 0 has to all ranks. Collective."""
+    length = comm.bcast(len(data))
+    sent = np.frombuffer(data, np.uint8) if comm.rank == 0 else np.empty(length, np.uint8)
+    comm.Bcast(sent, 0)
+    return sent.tobytes()
+
+
+def _from_root(comm: Comm, rank: int, path: Path) -> bytes:
+    """Bring a file that rank 0 reads to one rank; the others get nothing."""
     data = np.frombuffer(path.read_bytes(), np.uint8) if comm.rank == 0 else np.empty(0, np.uint8)
-    if rank is None:
-        length = comm.bcast(len(data))
-        data = data if comm.rank == 0 else np.empty(length, np.uint8)
-        comm.Bcast(data, 0)
-    elif rank and comm.rank == 0:
+    if rank and comm.rank == 0:
         comm.Send(np.array([len(data)]), rank)
         comm.Send(data, rank)
     elif rank and comm.rank == rank:

@@ -86,6 +86,7 @@ class Evaluation:
         return np.array([int(known.sum()), loss, int(right[:, 0].sum()), int(right.sum())], float)
 
 
+@torch.no_grad()
 def average_statistics(comm: Comm, model: nn.Module) -> None:
     """Set BatchNorm's running means and variances to their mean over the ranks. Collective.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,18 +131,45 @@ class Log:
             self.fault = str(error)
 
 
+class Board:
+    """TensorBoard's events of a run, in its folder; those behind the step that a start goes on from are taken back."""
+
+    SCALARS = ("loss", "lr", "train_top1", "validation_loss", "top1", "top5", "images_per_s")
+
+    def __init__(self, folder: Path, *, steps: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=steps + 1)
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Write what a line of the log tells in numbers."""
+        for name in self.SCALARS:
+            if name in line:
+                self._writer.add_scalar(f"{line['type']}/{name}", line[name], line["step"])
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._writer.close()
+
+
 class Progress:
-    """Keeps the lines of a run, and shows how it goes: an epoch in one line, a step in a bar. On rank 0."""
+    """Keeps the lines of a run, and shows how it goes: an epoch in one line, a step in a bar. On rank 0.
+
+    `board` gets the lines too, if it is set.
+    """
 
     def __init__(self, log: Log, *, steps: int, epochs: int, hidden: bool = False) -> None:
         from tqdm import tqdm
 
         self.log, self.epochs = log, epochs
+        self.board: Board | None = None
         self._bar = tqdm(total=steps, disable=hidden or not sys.stderr.isatty(), leave=False, unit="step")
 
     def note(self, line: dict[str, Any]) -> None:
         """Keep a line, and show it."""
         self.log.add(line)
+        if self.board is not None:
+            self.board.note(line)
         if line["type"] == "epoch":
             with self._bar.external_write_mode():
                 self._print_epoch(line)
@@ -151,15 +179,23 @@ class Progress:
 
     def _print_epoch(self, line: dict[str, Any]) -> None:
         skipped = f", {line['skipped']} pictures left out" if line["skipped"] else ""
-        top5 = f", top-5 {line['top5']:.2%}" if "top5" in line else ""
+        validation = f"{of_validation(line)}; " if "top1" in line else ""
         print(f"epoch {line['epoch']}/{self.epochs}: training loss {line['loss']:.4f}, top-1 {line['train_top1']:.2%}; "
-              f"validation loss {line['validation_loss']:.4f}, top-1 {line['top1']:.2%}{top5}; "
+              f"{validation}"
               f"{line['images_per_s']:.4g} images/s (training, all ranks, with loading), {line['seconds']:.4g} s"
               f"{_of_ranks(line)}{skipped}", flush=True)  # fmt: skip
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and close the board."""
         self._bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def of_validation(line: Mapping[str, float]) -> str:
+    """Return the results of an evaluation as text."""
+    top5 = f", top-5 {line['top5']:.2%}" if "top5" in line else ""
+    return f"validation loss {line['validation_loss']:.4f}, top-1 {line['top1']:.2%}{top5}"
 
 
 def _of_ranks(line: dict[str, Any]) -> str:

@@ -67,8 +67,15 @@ class Recipe:
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out")
     seed: int = option(0, "of weights, order, augmentation, coins and traitors", type=natural, metavar="N")
     output: str = option("", "the folder of log and checkpoints (default: a new one in runs/)", metavar="FOLDER")
+    tensorboard: bool = option(False, "write TensorBoard's events into that folder, too")
     checkpoint_every: int = option(1, "epochs between checkpoints", type=positive, metavar="N")
     keep: int = option(3, "how many checkpoints are kept", type=positive, metavar="N")
+    weights: str = option(
+        "",
+        "begin with these: a state_dict as torchvision's, best.pt, or a checkpoint's model.pt",
+        metavar="FILE",
+    )
+    evaluate: bool = option(False, "only evaluate --weights, or what --resume would go on from, on val/")
     resume: bool = option(False, "go on from the newest checkpoint in --output, or begin if there is none")
 
     @property

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from ..methods.table import METHODS
 from . import checkpoint
 from .training import Position, Training
+from .weights import misfit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .recipe import Recipe
 
-_MAY_CHANGE = ("resume", "output", "data", "workers", "keep", "checkpoint_every")
+_MAY_CHANGE = ("resume", "evaluate", "weights", "output", "data", "workers", "keep", "checkpoint_every",
+               "tensorboard")  # fmt: skip
 
 
 def save(training: Training, folder: Path) -> str | None:
@@ -92,8 +94,4 @@ def _misfit(common: dict[str, Any], config: Recipe, *, classes: list[str], weigh
         return f"holds the state of --optimizer {then['optimizer']}: use a new --output for {config.optimizer}"
     if common["classes"] != classes:
         return f"was trained on other classes: {len(common['classes'])} of them, here {len(classes)}, or other names"
-    for name, weight in weights.items():
-        if name not in kept or kept[name].shape != weight.shape:
-            there = f"of shape {list(kept[name].shape)}" if name in kept else "missing"
-            return f"holds another model: {name} is {there}, here of shape {list(weight.shape)}"
-    return None
+    return misfit(kept, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,8 +36,8 @@ class Setting:
     rate: Rate
     place: Place
     train: Pictures
-    validate: Pictures
-    fingerprints: dict[str, tuple[int, int, str]]  # of the pictures in train and val
+    validate: Pictures | None
+    fingerprints: dict[str, tuple[int, int, str]]  # of the pictures in train, and in val if there are any
     adversary: str | None
     folder: Path
     resume: Path | None  # the checkpoint to go on from; rank 0 knows
@@ -72,8 +73,13 @@ def settle(config: Recipe, comm: Comm) -> Setting:
         raise ValueError("data: tell the folder of the pictures (--data PATH)")
     size = config.image_size
     train = Pictures(Path(config.data, "train"), augmentation(size), seed=config.seed, image_size=size)
-    validate = Pictures(Path(config.data, "val"), evaluation(size), seed=config.seed, image_size=size)
-    if train.classes != validate.classes:
+    validate, pictures = None, {"train": train}
+    if Path(config.data, "val").exists():
+        validate = Pictures(Path(config.data, "val"), evaluation(size), seed=config.seed, image_size=size)
+        pictures["val"] = validate
+    elif config.evaluate:
+        raise ValueError(f"evaluate: there is no {config.data}/val")
+    if validate is not None and train.classes != validate.classes:
         raise ValueError(
             f"data: train/ and val/ have different classes: {_difference(train.classes, validate.classes)}"
         )
@@ -86,12 +92,19 @@ def settle(config: Recipe, comm: Comm) -> Setting:
         raise ValueError("resume: tell the folder of the run to go on with (--output FOLDER)")
     resume = None
     if comm.rank == 0:
-        resume = next(reversed(checkpoint.saved(folder)), None)
-        _check_output(folder, config.resume)
+        resume = next(reversed(checkpoint.saved(folder)), None) if config.resume else None
+        if config.weights and not Path(config.weights).is_file():
+            raise ValueError(f"weights: {config.weights} is no file")
+        if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError("tensorboard: it is not installed: pip install tensorboard")
+        if not config.evaluate:
+            _check_output(folder, config.resume)
+        elif not (config.weights or resume):
+            raise ValueError("evaluate: tell what: --weights FILE, or --resume and --output with a checkpoint in it")
     adversary = config.adversary if comm.rank in guilty else None
     rate = rate_of(config, ranks=comm.size)
     config = dataclasses.replace(config, lr=rate.peak)
-    fingerprints = {"train": train.fingerprint(), "val": validate.fingerprint()}
+    fingerprints = {part: seen.fingerprint() for part, seen in pictures.items()}
     return Setting(config, rate, here, train, validate, fingerprints, adversary, folder, resume)
 
 
@@ -110,9 +123,10 @@ def _check_output(folder: Path, resume: bool) -> None:
 
 def check_agreed(comm: Comm, setting: Setting) -> None:
     """Raise a ValueError on all ranks unless all see the same pictures. Collective."""
-    everyone = comm.allgather(setting.fingerprints)
-    for part, ours in everyone[0].items():
-        for rank, other in enumerate(fingerprints[part] for fingerprints in everyone):
+    everyone, nothing = comm.allgather(setting.fingerprints), (0, 0, "")
+    for part in ("train", "val"):
+        ours = everyone[0].get(part, nothing)
+        for rank, other in enumerate(fingerprints.get(part, nothing) for fingerprints in everyone):
             if other != ours:
                 what = "other names than rank 0"
                 if other[:2] != ours[:2]:
@@ -122,8 +136,10 @@ def check_agreed(comm: Comm, setting: Setting) -> None:
 
 def head_of(setting: Setting) -> dict[str, Any]:
     """Return the first line of a log."""
-    config = dataclasses.asdict(setting.config) | {"data": Path(setting.config.data).name}
-    del config["output"], config["resume"]
+    asked = setting.config
+    config = dataclasses.asdict(asked) | {"data": Path(asked.data).name, "weights": Path(asked.weights).name}
+    for name in ("output", "resume", "evaluate", "tensorboard"):  # they say nothing about what is trained
+        del config[name]
     pictures = {f"{part}_{what}": fact for part, fingerprint in setting.fingerprints.items()
                 for what, fact in zip(("classes", "pictures", "names"), fingerprint, strict=True)}  # fmt: skip
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")

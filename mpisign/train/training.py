@@ -21,7 +21,7 @@ from ..workload import models
 from ..workload.data import Pictures, TrainingSampler, loader, seed_of
 from ..workload.snapshot import Snapshot
 from .broken import Broken
-from .evaluation import Evaluation, output_of, sum_of_losses
+from .evaluation import Evaluation, average_statistics, output_of, sum_of_losses
 from .log import of_votes
 from .setting import Setting
 from .stop import Agreed, Stopped
@@ -46,6 +46,7 @@ class Position:
     steps: int = 0  # of this epoch
     judged: int = 0  # of the pictures seen, those that could be decoded
     right: int = 0  # of these, those that the model told, as it was when it saw them
+    best: float = -1.0  # the best top-1 of any epoch
 
 
 def play(training: "Training", bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -84,8 +85,8 @@ class Training:
         self.sampler = TrainingSampler(setting.train, comm.size, rank=comm.rank, seed=config.seed)
         self.batches = loader(setting.train, self.sampler, batch_size=config.batch_size,
                               workers=config.workers, whole=True, pin=self.device.type == "cuda")  # fmt: skip
-        self.evaluation = Evaluation(comm, config, pictures=setting.validate, device=self.device, broken=self.broken,
-                                     stop=stop)  # fmt: skip
+        self.evaluation = None if setting.validate is None else Evaluation(
+            comm, config, pictures=setting.validate, device=self.device, broken=self.broken, stop=stop)  # fmt: skip
         # The model; what has no gradient is left as it is.
         torch.manual_seed(config.seed)
         self.model = models.build(config.model, config.image_size, classes=len(setting.train.classes)).to(self.device)
@@ -159,14 +160,22 @@ class Training:
         trained, position = time.perf_counter() - began, self.position
         if not agreement.same_everywhere(comm, (weight.detach().cpu().numpy() for weight in self.weights)):
             raise Agreed(f"epoch {position.epoch + 1}: the replicas differ between ranks")
-        result = self.evaluation.of(self.model)
+        result = self.evaluated()
         self.log({
             "type": "epoch", "epoch": position.epoch + 1, "step": position.step,
             "loss": position.losses / position.steps, "train_top1": position.right / max(position.judged, 1),
             **result, "seconds": time.perf_counter() - began, "images_per_s": (position.seen - start) / trained,
             "skipped": self.broken.count(), **self._votes(),
         })  # fmt: skip
-        self.position = Position(position.epoch + 1, step=position.step)
+        best = max(position.best, result.get("top1", position.best))
+        self.position = Position(position.epoch + 1, step=position.step, best=best)
+
+    def evaluated(self) -> dict[str, float]:
+        """Return how good the model is; nothing without pictures for validation. Its statistics are averaged."""
+        if self.evaluation is not None:
+            return self.evaluation.of(self.model)
+        average_statistics(self.comm, self.model)
+        return {}
 
     def step(self, pictures: Tensor, labels: Tensor, numbers: Tensor) -> None:
         """Take one step, on this rank's batch.
@@ -205,7 +214,7 @@ class Training:
         judged, right = int(agreed["judged"]), int(agreed["right"])
         self.position = Position(position.epoch, position.seen + len(numbers) * self.comm.size, position.step + 1,
                                  position.losses + mean, position.steps + 1, position.judged + judged,
-                                 position.right + right)  # fmt: skip
+                                 position.right + right, position.best)  # fmt: skip
         self.log({"type": "iteration", "step": self.position.step, "epoch": position.epoch + 1, "loss": mean,
                   "train_top1": right / max(judged, 1), "lr": rate, "seconds": self.spans.take(),
                   **self._votes()})  # fmt: skip

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -50,14 +48,6 @@ def program(before):
         "-c",
         f"{before}\nimport sys\nfrom mpisign.train import __main__ as train\nsys.exit(train.main(sys.argv[1:]))",
     )
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    command = [sys.executable, "-m", "mpisign", "photos", folder, "--validate", "0.2"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture
@@ -407,7 +397,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_is_told(photos, tmp_path):
     assert "WARNING: the log could not be written: " in said
     assert "epoch 2/2" in ended.stdout
     assert checkpoints(tmp_path) == ["checkpoint-00000008"]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-00000008", "log.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "checkpoint-00000008", "log.jsonl"]
     assert len(losses(tmp_path)) >= 8  # whole lines, all of them
     ended = train(2, photos, tmp_path, "--epochs", "2", "--resume")
     assert ended.returncode == 0, ended.stderr
