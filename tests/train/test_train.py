@@ -454,7 +454,7 @@ USELESS = [
     ("foreign", [], "cannot be read: 'ranks'"),
     ("code", [], "cannot be read: Weights only load failed"),
     ("", ["--model", "resnet18"], "holds tiny, not resnet18"),
-    ("", ["--method", "gloo"], "was trained by vote-alltoall"),
+    ("", ["--method", "gloo"], "holds momentum of votes (--method vote-alltoall): use a new --output for gloo"),
     ("renamed", [], "was trained on other classes: 2 of them, here 2, or other names"),
 ]
 
