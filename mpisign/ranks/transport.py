@@ -82,7 +82,8 @@ def _control_variables() -> list[str]:
     names, level, count = [], ctypes.c_int(), ctypes.c_int()
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(MPI.__file__)  # the library's names are not among the process's global ones
-        if library.MPI_T_init_thread(0, ctypes.byref(level)):
+        # As MPI was started: Open MPI takes what is asked for here as the thread level of all.
+        if library.MPI_T_init_thread(MPI.Query_thread(), ctypes.byref(level)):
             return []
         library.MPI_T_cvar_get_num(ctypes.byref(count))
         for index in range(count.value):

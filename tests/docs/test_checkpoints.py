@@ -62,7 +62,8 @@ def test_the_page_names_every_key(runs):
     for name, text in (("model.pt", "`model.pt` is a dict"), ("rank-1.pt", "`rank-<r>.pt` is a dict too")):
         told = {key for row in table_under(text) for key in re.findall(r"`(\w+)`", row[0])}
         assert told == set().union(*(loaded(run, name) for run in runs.values()))
-    assert {path.name for path in runs["AdamW"].iterdir()} == {"best.pt", "log.jsonl", checkpoint_of(runs["AdamW"]).name}
+    files = {path.name for path in runs["AdamW"].iterdir()}
+    assert files == {"best.pt", "log.jsonl", checkpoint_of(runs["AdamW"]).name}
     momentum = loaded(runs["a vote with momentum"], "rank-1.pt")["vote"]["momentum"]
     model = models.build(MODEL, SIZE, classes=2)
     assert [one.shape for one in momentum] == [parameter.shape for parameter in model.parameters()]
