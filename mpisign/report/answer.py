@@ -74,7 +74,7 @@ def _judged(summary: Summary) -> tuple[str, str]:
 def _compared(row: Row) -> str:
     """Return what follows on the two times, by the verdict."""
     found, low, high = text.ratios(Median(row["speedup"], row["speedup_low"], row["speedup_high"]))
-    times = f"{found} times as fast (between {low} and {high} with 95 % confidence)"
+    times = f"{found} times as fast, pair by pair (between {low} and {high} with 95 % confidence)"
     if row["verdict"] == "faster":
         return f": it is {times}."
     if row["verdict"] == "slower":

@@ -64,7 +64,7 @@ def apart(run):
 
 ANSWERS = {
     "faster": (made_run(), "Yes", ["(vote-alltoall) an iteration takes 12.04 ms", "(gloo) 18.06 ms",
-                                   "1.50 times as fast (between 1.50 and 1.50 with 95 % confidence)"]),
+                                   "1.50 times as fast, pair by pair (between 1.50 and 1.50 with 95 % confidence)"]),
     "slower": (made_run(slow=6), "No", ["22.08 ms", "it is slower, 0.82 times as fast"]),
     "indistinguishable": (made_run(slow=4), "Can't tell", ["may be chance", "1.00 times as fast", "more iterations"]),
     "few": (made_run(iterations=3), "Can't tell", ["too few samples", "To find out: more iterations, at least 7."]),
