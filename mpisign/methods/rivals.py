@@ -133,7 +133,7 @@ def _group(backend: str | None) -> dist.ProcessGroup:
 
 
 def _gloo(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
-    """Make the mean by Gloo, by PyTorch's own hook; DDP without one divides while it copies. CUDA goes by way of the host.
+    """Make the mean by Gloo, by PyTorch's own hook; DDP without one divides while it copies. CUDA goes via the host.
 
     Example: the same 6,000 bytes a rank as by MPI for 1,000 coordinates and 4 ranks, over Gloo's own sockets.
     """
