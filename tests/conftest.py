@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def pytest_addoption(parser):
         help="make check: leave out what starts ranks, a browser or another program, or takes seconds",
     )
     parser.addoption("--as-started", action="store_true", help="test no fewer ranks than were started")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of pictures in train/ and val/, of two classes."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    command = [sys.executable, "-m", "mpisign", "photos", folder, "--validate", "0.2"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
 
 
 def under_mpi(config):

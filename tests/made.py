@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
-from launch import ROOT
+from launch import ROOT, environment
 
 from mpisign.network import cost
 from mpisign.network.cost import GBIT, Rates
@@ -66,6 +68,18 @@ def redrawn(run, **changes):
 def kept(run, path):
     records.write(path, run.lines())
     return path
+
+
+def report_alone(path):
+    """Report a file in a process of its own, whose last line names the slow packages that it loaded, and its code."""
+    program = (
+        f"import sys; from mpisign.report import __main__ as report; code = report.main([{str(path)!r}]); "
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'matplotlib', 'jinja2', 'scipy', 'torch', 'numba', 'mpi4py'}), 'code', code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
 
 
 def rates_of(method):

@@ -94,11 +94,8 @@ def _batches(config: Config, own_seed: int) -> Iterator[Batch]:
 def _default_path(config: Config, machine: dict[str, Any]) -> Path:
     date = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     overlap = "overlap" if config.schedule == "overlap" else ""
-    what = (
-        "sweep"
-        if config.sizes
-        else "-".join(filter(None, (models.label(config.model), Path(config.data).name, overlap)))
-    )
+    parts = ("sweep",) if config.sizes else (models.label(config.model), Path(config.data).name, overlap)
+    what = "-".join(filter(None, parts))
     name = f"{what}-{machine['ranks']}-ranks"
     return Path("results", records.folder_name(machine), f"{date}-{machine['commit'] or 'no-commit'}-{name}.jsonl")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from . import table
+from . import html, table
 from .answer import answer
 from .looks import KINDS
 from .notes import remarks
@@ -21,19 +20,12 @@ def render(
 
     `drawn` has the SVGs of each record's charts by the record's name and the chart's, `together` that of all of them.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["pieces"] = _pieces
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     sections = [
-        _section(summary)
-        | {"name": name, "charts": {chart: Markup(_inline(svg)) for chart, svg in drawn[name].items()}}  # noqa: S704
+        _section(summary) | {"name": name, "charts": {chart: html.drawing(svg) for chart, svg in drawn[name].items()}}
         for name, summary in summaries.items()
     ]
-    drawing = together and Markup(_inline(together))  # noqa: S704
-    return template.render(sections=sections, together=drawing, colours=KINDS)
+    scaling = together and html.drawing(together)
+    return html.render("page.html", {"pieces": _pieces}, sections=sections, together=scaling, colours=KINDS)
 
 
 def _section(summary: Summary) -> dict[str, Any]:
@@ -67,9 +59,3 @@ def _plain(value: Any) -> str:
 def _pieces(cell: str) -> list[str]:
     """Cut a cell in two lines, one of them for the interval, or for what is behind it."""
     return re.split(r"(?<=\]) " if re.search(r"\] ", cell) else r" (?=\[)", cell, maxsplit=1)
-
-
-def _inline(svg: bytes) -> str:
-    """Return a drawing without what only a file of its own has: the lines before its element."""
-    text = svg.decode()
-    return text[text.index("<svg") :]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import records, table
+from . import outputs, records, table
 from .records import Run
 from .summary import Summary, summarize
 
@@ -69,19 +68,14 @@ def _refuse_charts(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         raise ValueError(reason)
     if reason := charts.misfit(runs):
         raise ValueError(f"these records cannot be drawn together: {reason}")
-    if options.html in options.files:
-        raise ValueError(f"--html: {options.html} is one of the records")
-    for option, path in (("--figures", options.figures and options.figures / "x"), ("--html", options.html)):
-        fault = path and records.unwritable(path)
-        if fault:
-            raise ValueError(f"{option}: {fault}")
+    outputs.refuse(options, "records")
 
 
 def _draw(options: argparse.Namespace, summaries: dict[str, Summary]) -> None:
     """Draw the charts of runs, by name, and write them as files, as a page, or both."""
     from . import charts, page
 
-    suffixes = (".svg", ".png") if options.figures else (".svg",)
+    suffixes = outputs.suffixes(options)
     drawn = {
         name: {chart: charts.pictures(draw, suffixes) for chart, draw in charts.drawings(summary).items()}
         for name, summary in summaries.items()
@@ -90,14 +84,7 @@ def _draw(options: argparse.Namespace, summaries: dict[str, Summary]) -> None:
     together = charts.pictures(lambda: charts.scaling(runs), suffixes) if len(runs) > 1 else {}
     if options.figures:
         pictures = {f"{name}-{chart}": both for name, charted in drawn.items() for chart, both in charted.items()}
-        for name, both in (pictures | ({"scaling": together} if together else {})).items():
-            for suffix, picture in both.items():
-                _write(options.figures / f"{name}{suffix}", picture)
+        outputs.write_charts(options.figures, pictures | ({"scaling": together} if together else {}))
     if options.html:
         svgs = {name: {chart: both[".svg"] for chart, both in charted.items()} for name, charted in drawn.items()}
-        _write(options.html, page.render(summaries, svgs, together=together.get(".svg")).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    records.write_bytes(path, content)
-    print(f"mpisign.report: wrote {path}", file=sys.stderr)
+        outputs.write(options.html, page.render(summaries, svgs, together=together.get(".svg")).encode())

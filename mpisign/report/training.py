@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import records, training_log, training_table
+from . import outputs, training_log, training_table
 from .training_log import Training
 
 
@@ -55,29 +53,17 @@ def _refuse_charts(options: argparse.Namespace, trainings: Sequence[Training]) -
     for path, training in zip(options.files, trainings, strict=True):
         if not training.steps:
             raise ValueError(f"{path} has no step yet: there is nothing to draw")
-    if options.html in options.files:
-        raise ValueError(f"--html: {options.html} is one of the logs")
-    for option, path in (("--figures", options.figures and options.figures / "x"), ("--html", options.html)):
-        fault = path and records.unwritable(path)
-        if fault:
-            raise ValueError(f"{option}: {fault}")
+    outputs.refuse(options, "logs")
 
 
 def _draw(options: argparse.Namespace, trainings: Sequence[Training]) -> None:
     """Draw the curves, and write them as files, as a page, or both."""
     from . import charts, training_charts, training_page
 
-    suffixes = (".svg", ".png") if options.figures else (".svg",)
+    suffixes = outputs.suffixes(options)
     drawn = {name: charts.pictures(draw, suffixes) for name, draw in training_charts.drawings(trainings).items()}
     if options.figures:
-        for name, both in drawn.items():
-            for suffix, picture in both.items():
-                _write(options.figures / f"{name}{suffix}", picture)
+        outputs.write_charts(options.figures, drawn)
     if options.html:
         svgs = {name: both[".svg"] for name, both in drawn.items()}
-        _write(options.html, training_page.render(trainings, svgs).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    records.write_bytes(path, content)
-    print(f"mpisign.report: wrote {path}", file=sys.stderr)
+        outputs.write(options.html, training_page.render(trainings, svgs).encode())

@@ -48,6 +48,7 @@ class Training:
 
     name: str
     starts: list[Start]
+    kind: str = "rival"  # of the method, or "vote"
     pictures: float | None = None  # to train on
     epochs: list[Row] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
@@ -68,11 +69,6 @@ class Training:
     def method(self) -> str:
         """How gradients are exchanged."""
         return str(self.config.get("method", ""))
-
-    @property
-    def kind(self) -> str:
-        """Whether the method is a "vote" or a "rival"."""
-        return "vote" if self.method.startswith("vote-") else "rival"
 
     @property
     def ranks(self) -> list[int]:
@@ -158,6 +154,7 @@ def read(path: Path, name: str) -> Training:
             number, rate = _number(line, "epoch"), training.steps[-1]["lr"] if training.steps else None
             number = len(training.epochs) + 1 if number is None else number + from_zero
             training.epochs.append(_row(line, OF_EPOCH, seconds) | {"epoch": number, "lr": rate})
+    training.kind = str(head.get("kind") or ("vote" if training.votes else "rival"))  # format 1 does not tell it
     _count_epochs(training)
     return training
 

@@ -1,9 +1,10 @@
 """The log of a training: JSON lines, which outlive a full disk and a killed job.
 
-The first line has type "train": the settings, the machine and the pictures of the first start. Each start, the first
-one too, adds a line of type "start": the checkpoint that it goes on from, how many epochs and steps were done by then,
-and `changed`, what is not as it was under the start before, as {name: [before, now]}. Its lines of type "iteration" and
-"epoch" follow; steps and epochs are counted from 1. A start cuts those that came after its checkpoint, and no others.
+The first line has type "train": the settings, the method's kind ("vote" or "rival"), the machine and the pictures of
+the first start. Each start, the first one too, adds a line of type "start": the checkpoint that it goes on from, how
+many epochs and steps were done by then, and `changed`, what is not as it was under the start before, as {name: [before,
+now]}. Its lines of type "iteration" and "epoch" follow; steps and epochs are counted from 1. A start cuts those that
+came after its checkpoint, and no others.
 
 Formats: in 1 the first line was written anew at each start, and epochs were counted from 0; 2 is the one written here.
 """

@@ -144,4 +144,4 @@ def head_of(setting: Setting) -> dict[str, Any]:
                 for what, fact in zip(("classes", "pictures", "names"), fingerprint, strict=True)}  # fmt: skip
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"type": "train", "format": log.FORMAT, "created": created, "config": config,
-            "machine": setting.place.machine, "pictures": pictures}  # fmt: skip
+            "kind": METHODS[asked.method].kind, "machine": setting.place.machine, "pictures": pictures}  # fmt: skip

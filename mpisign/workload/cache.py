@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-PASSES = 2  # over a cache's size: after one, about half of what was in it is still there
+PASSES = 2  # over a cache's size: one leaves some of what was in it
 UNKNOWN = 32 << 20  # bytes, where nobody says how large it is
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 

@@ -75,7 +75,7 @@ def test_the_bytes_are_those_in_a_kept_record():
             sent, received = booked[name]
             both_ways = name in ("vote-server", "vote-hierarchical")
             told = sent[0] + received[0] if both_ways else max(sent + received)
-            votes = name.startswith("vote-")
+            votes = cost.FORMULAS[name].kind == "vote"
             assert cost.terms(name, 4, d=int(size) // 4).bytes == told - votes * roll * (1 + both_ways)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from launch import environment
-from made import kept, made_run, newest, redrawn
+from made import kept, made_run, newest, redrawn, report_alone
 
 from mpisign.report import __main__ as report
 from mpisign.report import charts, compare, looks, records, table
@@ -31,14 +31,7 @@ def refused(capsys, *arguments):
 
 def test_the_table_alone_loads_nothing_slow(tmp_path):
     path = kept(made_run(), tmp_path / "r.jsonl")
-    program = (
-        f"import sys; from mpisign.report import __main__ as report; code = report.main([{str(path)!r}]); "
-        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
-        "{'matplotlib', 'jinja2', 'scipy', 'torch', 'numba', 'mpi4py'}), 'code', code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = report_alone(path)
     assert "Does it pay here?" in done.stdout
     assert done.stdout.splitlines()[-1].split() == ["code", "0"]
 

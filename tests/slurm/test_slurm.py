@@ -29,14 +29,6 @@ def slurm(tmp_path_factory):
         yield environment
 
 
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    command = [sys.executable, "-m", "mpisign", "photos", folder, "--validate", "0.2"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
-
-
 class Job:
     """A submitted job; `folder` is where it was submitted."""
 
