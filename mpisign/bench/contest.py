@@ -79,8 +79,8 @@ class Contest:
             self.flush()
             patience.quiet_barrier(self.comm)  # ranks that share a cache would drive out each other's gradient
             self._gradient.restore()
-            lies = self._lie(ready, iteration, buckets)
-            gradients = [floats(bucket.tensor.clone()) for bucket in buckets] if lies else honest
+            lies = self._prepare(ready, iteration, buckets)
+            gradients = [floats(bucket.tensor * ready.divisor) for bucket in buckets] if lies else honest
             with spans("wait"):
                 patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
@@ -111,7 +111,7 @@ class Contest:
         chosen = next(first[kind] for kind in ("vote", "rival", "ceiling") if kind in first)
         self.restore()
         self.forget()
-        self._lie(self.methods[chosen], iteration, buckets)
+        self._prepare(self.methods[chosen], iteration, buckets)
         self._play(chosen, iteration, buckets)
         self.terms.spans.take()
         self.terms.spans.take_events()
@@ -135,7 +135,8 @@ class Contest:
         vector[self.comm.rank :: P] = P
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
-                work = [HeldBucket(at, vector.clone(), [vector], last) for at, last in enumerate((False, True))]
+                copies = [vector / ready.divisor for _ in range(2)]
+                work = [HeldBucket(at, copy, [vector], last=bool(at)) for at, copy in enumerate(copies)]
                 ready.set_schedule(schedule)
                 self._play(name, 0, work)
                 ready.set_schedule("serial")
@@ -187,8 +188,11 @@ class Contest:
         yield
         self.costs[name].append(time.perf_counter() - began)
 
-    def _lie(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:
-        """Put a dense traitor's gradients into the buckets, and tell whether there is one."""
+    def _prepare(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:
+        """Make of the gradient what DDP hands to a method; tell whether this rank lies in it."""
+        if ready.divisor > 1:
+            for bucket in buckets:
+                bucket.tensor.div_(ready.divisor)
         lies = [ready.lie(bucket.tensor, bucket=bucket.number, step=iteration) for bucket in buckets]
         return any(lies)
 

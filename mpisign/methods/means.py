@@ -31,7 +31,7 @@ class Share(NamedTuple):
     """What is known of m coordinates of all ranks' vectors, computed in float64; statistics of what is finite alone."""
 
     mean: NDArray[np.float64]  # (m,)
-    size: Floats  # (m,), the mean of |x|
+    size: Floats  # (m,), the mean of |x|; infinite where a rank's is
     deviation: Floats  # (m,), of the ranks from the mean
     squares: float  # the sum of all x^2
     largest: float  # the largest eigenvalue of the ranks' matrix of inner products
@@ -52,15 +52,21 @@ def share_of(rows: Floats) -> Share:
 def wrong_means(result: Floats, share: Share, *, P: int, truth: Standard) -> int:
     """Count the coordinates of a mean, float32 (m,), that rounding does not explain; all, if it is so of all together.
 
+    Where a rank's is infinite, or no number, so must the mean be. Where the sum may be beyond the largest number of the
+    arithmetic, the mean may be infinite.
+
     Whatever the order of the ranks' sum, and whatever a method divides by P when: a sum over any k ranks has a square,
     over all coordinates, of at most k times the largest eigenvalue.
     """
     bound = (P + 2) * (truth.roundoff * share.size + truth.underflow) + TINY
-    with np.errstate(invalid="ignore"):
+    finite = np.isfinite(share.mean)
+    with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(result - share.mean)
-    right = (error <= bound) | (np.isnan(share.mean) & np.isnan(result))  # not `>`: a NaN that should not be counts
-    wrong = int(np.count_nonzero(~right))
-    known = np.isfinite(share.mean) & np.isfinite(error)
+        overflown = ~np.isfinite(result) & (P * share.size > truth.largest)
+    near = (error <= bound) | overflown  # not `>`: a NaN that should not be counts
+    same = (result == share.mean) | (np.isnan(result) & np.isnan(share.mean))
+    wrong = int(np.count_nonzero(~np.where(finite, near, same)))
+    known = finite & np.isfinite(error)
     expected = (2 * share.squares + (P * (P + 1) / 2 - 1) * share.largest) / P**2
     # Where ranks are so alike that their sums round the same way each time, errors add up instead of their squares.
     alike = known & (share.deviation <= P * truth.roundoff * np.abs(share.mean))
