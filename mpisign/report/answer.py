@@ -68,10 +68,10 @@ def _judged(summary: Summary) -> tuple[str, str]:
     run, row = summary.run, summary.answer
     if not any(summary.answers.values()):
         return "none", "to tell needs a vote and a rival, both without a wrong result."
+    came_to, said = sweep.crossover(summary.answers) if row is None else (row["verdict"], "")
+    verdict = KEYS.get(came_to, came_to)
     if row is None:
-        came_to, said = sweep.crossover(summary.answers)
-        return KEYS.get(came_to, came_to), said
-    verdict: str = KEYS.get(row["verdict"], row["verdict"])
+        return verdict, said
     took = (
         f"with the fastest one-bit exchange ({row['vote']}) an iteration takes {text.milliseconds(row['vote_s'])} ms, "
         f"with the fastest rival ({row['rival']}) {text.milliseconds(row['rival_s'])} ms"

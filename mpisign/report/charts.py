@@ -259,7 +259,7 @@ def _crossover(axes: Axes, answers: Mapping[int | None, Row | None]) -> None:
             axes.errorbar(size, ratio.median, yerr=error_bar(ratio), fmt="o", color=colour, markersize=5,
                           elinewidth=1.2, capsize=3, label=labels.pop(colour, None))  # fmt: skip
     axes.axhline(1, color="black", linewidth=0.9)
-    axes.legend(fontsize=9)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
     axes.set(yscale="log", ylabel="fastest rival / fastest vote\n(95 % for all sizes together)")
     axes.grid(color="#e4e4e4")
     axes.set_axisbelow(True)

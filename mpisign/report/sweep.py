@@ -49,8 +49,6 @@ def _said(verdicts: Mapping[int, str]) -> str:
         return said
     if faster:
         return f"at some sizes, not at the largest: held against the fastest rival, the fastest vote is {rest}."
-    if "slower" not in verdicts.values():
-        return f"at no size: held against the fastest rival, the fastest vote is {rest}."
     return f"it is faster at no size measured: held against the fastest rival, the fastest vote is {rest}."
 
 

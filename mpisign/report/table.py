@@ -240,7 +240,7 @@ def _by_size(summary: Summary) -> Part:
         answered = summary.answers[size]
         verdict = (columns.speedup(answered), answered["verdict"]) if answered else ("", "nothing to compare")
         cells.append([text.size(size), *sides[0], *sides[1], *verdict, _wrong(rows)])
-    headers = ["fp32 size", "fastest vote", "ms", "fastest rival", "ms", f"rival / vote [{ALL_ROWS}]",
+    headers = ["fp32 size", "fastest vote", "vote ms", "fastest rival", "rival ms", f"rival / vote [{ALL_ROWS}]",
                "verdict on the vote", "wrong"]  # fmt: skip
     return Part("The fastest vote against the fastest rival, by the size of the vector:", headers, cells)
 
