@@ -200,7 +200,7 @@ def _methods(summary: Summary, *, wide: bool, baseline: bool) -> Part:
 
 def _fits(part: Part) -> bool:
     """Tell whether a table fits a terminal."""
-    return len(grid(part.cells, part.headers, style="simple").split("\n", 1)[0]) <= WIDTH
+    return max(map(len, grid(part.cells, part.headers, style="simple").splitlines())) <= WIDTH
 
 
 def _filled(caption: str, shown: Columns, rows: Sequence[Row]) -> Part:
