@@ -10,7 +10,6 @@ and is shown nowhere.
 import contextlib
 import functools
 import io
-import json
 import runpy
 import subprocess
 import sys
@@ -70,36 +69,13 @@ def report(name: str) -> None:
     show(name, "-m", "mpisign.report", "--format", "markdown")
 
 
-def milliseconds(seconds: float) -> str:
-    """Return seconds as milliseconds, three digits or all whole ones."""
-    return f"{1e3 * seconds:.3g}" if seconds < 0.9995 else f"{1e3 * seconds:.0f}"
-
-
 def summary(name: str) -> None:
-    """Print the narrow table of a serial run, the answer's line, and the warnings."""
-    from mpisign.report.statistics import Median
-    from mpisign.report.text import ratio_and_interval
-
+    """Print the table of the methods of a serial run, the answer's line, and the warnings."""
     record = newest(name)
     whole = output("-m", "mpisign.report", "--format", "markdown", str(record)).splitlines()
-    rows = json.loads(output("-m", "mpisign.report", "--format", "json", str(record)))
-    rival = rows[0]["rival"]
-    print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n")
-    speedup = f"against {rival} [95 %, all rows]"
-    print(f"| method | iteration ms | comm ms [95 %] | MB (busiest) | {speedup} | wrong |")
-    print("|:--|--:|--:|--:|:--|--:|")
-    for row in rows:
-        comm = "{} [{}, {}]".format(*(milliseconds(row[key]) for key in ("comm_s", "comm_low_s", "comm_high_s")))
-        typical, busiest = (f"{row[key] / 1e6:.3g}" for key in ("received_bytes", "busiest_bytes"))
-        speedup = Median(row["rival_speedup"], row["rival_low"], row["rival_high"])
-        faster = f"{ratio_and_interval(speedup)} {row['rival_verdict']}"
-        faster = "wrong" if row["wrong"] else faster
-        cells = (row["method"], f"{1e3 * row['iteration_s']:.0f}", comm,
-                 typical if typical == busiest else f"{typical} ({busiest})",
-                 "the fastest rival" if row["method"] == rival else faster,
-                 "" if row["wrong"] is None else row["wrong"])  # fmt: skip
-        print("| " + " | ".join(map(str, cells)) + " |")
-    print("\n" + next(line for line in whole if line.startswith("Does it pay here?")) + "\n")
+    rows = whole[2 : whole.index("", 2)]
+    print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n\n" + "\n".join(rows) + "\n")
+    print(next(line for line in whole if line.startswith("Does it pay here?")) + "\n")
     print("\n\n".join(f"**{line.removeprefix('- ')}**" for line in whole if "WARNING" in line) + "\n")
 
 

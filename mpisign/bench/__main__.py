@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def finish(run: Run, setting: Setting) -> int:
     """Keep the record, print the table, and say what was wrong; return the exit code."""
-    from ..report import records, table
+    from ..report import records, table, text
     from ..report.summary import summarize
 
     config, faults = setting.config, []
@@ -65,7 +65,14 @@ def finish(run: Run, setting: Setting) -> int:
         records.write(setting.path, run.lines())
     except OSError as error:
         faults.append(f"the record could not be written: {error}")
-    print(table.render(summarize(run), config.format, per_iteration=config.per_iteration), flush=True)
+    printed = table.render(
+        summarize(run),
+        config.format,
+        wide=config.wide,
+        per_iteration=config.per_iteration,
+        width=text.terminal_width(),
+    )
+    print(printed, flush=True)
     if not faults:
         print(f"{PROGRAM}: record kept in {setting.path}", file=sys.stderr)
     if run.end["wrong"]:

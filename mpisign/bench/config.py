@@ -66,6 +66,7 @@ class Config:
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=FORMATS)
+    wide: bool = option(False, "print all columns, which takes a wide terminal")
     per_iteration: bool = option(False, "print each iteration too")
     trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(

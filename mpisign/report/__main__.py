@@ -37,7 +37,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="a record of mpisign.bench, or a training's log.jsonl",
     )
     parser.add_argument("--baseline", metavar="METHOD", help="hold all against this method of the record")
-    parser.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
+    parser.add_argument("--format", choices=FORMATS, help="(default: table, or none where files are written)")
+    parser.add_argument("--wide", action="store_true", help="print all columns, which takes a wide terminal")
     parser.add_argument("--per-iteration", action="store_true", help="print each iteration too")
     parser.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="write the charts as RECORD-CHART.svg and .png; of several "

@@ -22,7 +22,6 @@ from .looks import (
     LABELS,
     PHASES,
     REST,
-    RIVAL,
     empty_figure,
     error_bar,
     label_plainly,
@@ -30,7 +29,7 @@ from .looks import (
     marked,
     name_rows,
 )
-from .phases import IMBALANCE, OTHER, Breakdown, Phases
+from .phases import GRADIENT, IMBALANCE, OTHER, RIVAL, Breakdown, Phases
 from .records import Run
 from .rows import Row
 from .samples import Measured, Samples
@@ -46,6 +45,7 @@ Points = dict[str, dict[int, Median]]  # by method, and by ranks or bytes: secon
 # Of records.FACTS, between the records of a chart over ranks: their number, and what follows from it.
 MAY_DIFFER = ("ranks", "nodes", "cores", "bound", "torch_threads", "gpus", "transport", "gloo")
 FAR = 2.5  # times the highest median: samples beyond are written at the edge of the axis
+PARTS_AXIS = "ms; a bar ends at the median, its parts are means of\nthe middle half of the iterations, scaled to it"
 MANY = 5000  # dots; more become a picture inside the drawing
 
 
@@ -112,10 +112,10 @@ def stacked(summary: Summary, breakdown: Breakdown) -> Figure:
     if summary.overlaps:
         _exposed(whole, summary.rows, kinds=kinds)
     else:
-        _stack(whole, breakdown.iteration, kinds=kinds)
-        whole.set(title="Iteration", xlabel="ms (median)")
-    _stack(alone, breakdown.exchange, kinds=kinds)
-    alone.set(title="The exchange alone", xlabel="ms (median)")
+        _stack(whole, breakdown.iteration)
+        whole.set(title="Iteration", xlabel=PARTS_AXIS)
+    _stack(alone, breakdown.exchange)
+    alone.set(title="The exchange alone", xlabel=PARTS_AXIS)
     name_rows(whole, kinds, wrong=_wrong(summary))
     handles = {
         label: handle
@@ -138,17 +138,15 @@ def _wrong(*summaries: Summary) -> set[str]:
     return {method for wrong in every for method, count in wrong.items() if count}.union(*differing)
 
 
-def _stack(axes: Axes, phases: Phases, *, kinds: Mapping[str, str]) -> None:
-    """Draw the parts of each method, end to end: what is no exchange first. A rival's exchange is one part."""
-    rows = [row | ({RIVAL: row[OTHER], OTHER: 0.0} if kinds[row["method"]] == "rival" else {RIVAL: 0.0})
-            for row in phases.rows]  # fmt: skip
-    first, last = ("compute", "step"), (OTHER, RIVAL, IMBALANCE)
+def _stack(axes: Axes, phases: Phases) -> None:
+    """Draw the parts of each method, end to end: what is no exchange first."""
+    first, last = (GRADIENT, "step"), (OTHER, RIVAL, IMBALANCE)
     spans = (name for name in phases.names if name not in (*first, *last))
-    left = np.zeros(len(rows))
+    left = np.zeros(len(phases.rows))
     for name in (*first, *spans, *last):
-        widths = np.array([1e3 * row.get(name, 0.0) for row in rows])
+        widths = np.array([1e3 * row.get(name, 0.0) for row in phases.rows])
         if widths.any():
-            axes.barh(range(len(rows)), widths, left=left, height=0.72, color=PHASES.get(name, GREY),
+            axes.barh(range(len(widths)), widths, left=left, height=0.72, color=PHASES.get(name, GREY),
                       edgecolor="white", linewidth=0.4, label=LABELS.get(name, name))  # fmt: skip
         left += widths
 
@@ -261,7 +259,7 @@ def _crossover(axes: Axes, answers: Mapping[int | None, Row | None]) -> None:
             axes.errorbar(size, ratio.median, yerr=error_bar(ratio), fmt="o", color=colour, markersize=5,
                           elinewidth=1.2, capsize=3, label=labels.pop(colour, None))  # fmt: skip
     axes.axhline(1, color="black", linewidth=0.9)
-    axes.legend(fontsize=9)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
     axes.set(yscale="log", ylabel="fastest rival / fastest vote\n(95 % for all sizes together)")
     axes.grid(color="#e4e4e4")
     axes.set_axisbelow(True)

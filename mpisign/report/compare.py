@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from . import records, statistics, table, text
+from . import columns, records, statistics, table, text
 from .records import Run
 from .samples import grouped, measured
 from .statistics import CONFIDENCE, Median
@@ -86,7 +86,7 @@ def compare(olds: Sequence[Start], news: Sequence[Start], *, at_least: float | N
             judged = "wrong" if cell in new.wrong else "old is wrong"
         rows.append([name, *medians, text.ratio_and_interval(ratio), judged])
     what = "iteration" if news[0].overlaps else "comm"
-    headers = ["method", f"old {what} ms", f"new {what} ms", f"old / new [{table.TOGETHER}]", "new is"]
+    headers = ["method", f"old {what} ms", f"new {what} ms", f"old / new [{columns.TOGETHER}]", "new is"]
     return table.Part(_caption(len(olds), len(news), at_least=at_least, tested=tested), headers, rows)
 
 

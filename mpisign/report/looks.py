@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .notes import CROWDED, WARNING
-from .phases import IMBALANCE, OTHER
+from .phases import GRADIENT, IMBALANCE, OTHER, RIVAL
 from .records import Run
 from .statistics import Median
 
@@ -36,16 +36,15 @@ VARIANTS = {"": 0, "gloo": 1, "mpi": 1, "nccl": 2, "2": 0, "4": 1}  # by the res
 LINES = ("-", "--", ":")
 FILLINGS = ("full", "none", "left")
 APART = 0.35  # of the way to the next number, what the methods' points there spread over
-RIVAL = "a rival's exchange"  # not told apart
 EXPOSED = "a vote's exchange"  # overlapped: what is exposed of it
 REST = "the rest of the iteration"
 PHASES = {
-    "compute": "#4D4D4D", "step": "#9D9D9D", REST: "#C0C0C0", IMBALANCE: "#DCDCDC", OTHER: "#1A1A1A",
+    GRADIENT: "#4D4D4D", "step": "#9D9D9D", REST: "#C0C0C0", IMBALANCE: "#DCDCDC", OTHER: "#1A1A1A",
     "pack": "#A5E6A5", "vote": "#52EF73", "unpack": "#73B573",
     "all-gather": "#7329CE", "all-to-all": "#8C84E6", "all-reduce": "#6B3A7B", "gather": "#420852",
     "broadcast": "#524AB5", EXPOSED: KINDS["vote"], RIVAL: KINDS["rival"],
 }  # fmt: skip
-LABELS = {IMBALANCE: "imbalance: the others wait for the slowest rank"}
+LABELS = {GRADIENT: "gradient: data, forward, backward", IMBALANCE: "imbalance: the others wait for the slowest rank"}
 
 
 def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""What has to be known about a table: what did not run, what the machine was, what to be careful with.
+"""What has to be known about a table: what the machine was, what to be careful with, and what did not run.
 
-NOTES has them all, in the order in which they are printed.
+NOTES has them all, in the order in which they are printed; the warnings come first.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ class Remark(NamedTuple):
 
 
 def remarks(summary: Summary) -> list[Remark]:
-    """Return the notes that apply to a run, in order."""
-    skipped = summary.run.head["skipped"]
-    return [
-        *(Remark(f"{method} did not run: {why}", warning=False) for method, why in skipped.items()),
-        *(Remark(note.says(summary), note.warning) for note in NOTES if note.applies(summary)),
-    ]
+    """Return the notes that apply to a run: the warnings first, each kind in order."""
+    said = [Remark(note.says(summary), note.warning) for note in NOTES if note.applies(summary)]
+    return sorted(said, key=lambda remark: not remark.warning)
+
+
+def not_run(summary: Summary) -> list[str]:
+    """Return why which methods did not run, those of one reason together."""
+    methods: dict[str, list[str]] = {}
+    for method, why in summary.run.head["skipped"].items():
+        methods.setdefault(why, []).append(method)
+    return [f"{', '.join(alike)}: {why}" for why, alike in methods.items()]
 
 
 def notes(summary: Summary) -> list[str]:
@@ -297,6 +302,13 @@ NOTES = (
         lambda summary: _config(summary)["adversaries"] > 0,
         lambda summary: (
             "a vote's times include what a traitor takes to make its lie up; a dense method's only if overlapped"
+        ),
+    ),
+    Note(
+        lambda summary: bool(summary.at_ceiling) and not summary.is_sweep,
+        lambda summary: (
+            f"within noise of the ceiling: {', '.join(summary.at_ceiling)} took no longer than the method that sends "
+            "nothing, so what their exchange costs is smaller than the noise of this run"
         ),
     ),
     Note(

@@ -10,6 +10,12 @@ from pathlib import Path
 from . import records
 
 
+def form(options: argparse.Namespace) -> str | None:
+    """Return in what format tables are printed; None if files alone are asked for."""
+    files_alone = (options.figures or options.html) and not (options.wide or options.per_iteration)
+    return options.format or (None if files_alone else "table")
+
+
 def suffixes(options: argparse.Namespace) -> tuple[str, ...]:
     """Return in what forms the charts are drawn: a page takes SVG alone."""
     return (".svg", ".png") if options.figures else (".svg",)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import html, table
-from .answer import answer
+from .answer import answer, smallest_line
 from .looks import KINDS
-from .notes import remarks
+from .notes import not_run, remarks
 from .summary import Summary
 
 
@@ -30,14 +30,15 @@ def render(
 
 def _section(summary: Summary) -> dict[str, Any]:
     run = summary.run
-    in_full = "" if summary.is_sweep else table.answer_line(summary)
     return {
         "title": table.title(run),
         "answer": answer(summary),
-        "in_full": list(filter(None, (in_full, table.smallest_line(summary)))),
+        "smallest": smallest_line(summary),
         "parts": table.parts(summary),
+        "wide": table.parts(summary, wide=True)[1 if summary.is_sweep else 0 :],
         "kinds": run.kinds,
         "notes": [remark.text for remark in remarks(summary) if not remark.warning],
+        "not_run": not_run(summary),
         "facts": {
             "What was asked": {name: _plain(value) for name, value in run.asked.items()},
             "The machine": {name: _plain(value) for name, value in run.head["machine"].items()},

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from .records import Run
 from .samples import COMPUTE_SPANS, Grouped, Lines, blocks, column, places, slowest, spans_of
 
-OTHER = "other"  # what no span names: all of an all-reduce, and little of a vote
+GRADIENT = "gradient"  # data, forward and backward: all of an iteration that comes before the exchange
+RIVAL = "rival's exchange"  # which is not divided
+OTHER = "other"  # of a vote's exchange, what no span names
 IMBALANCE = "imbalance"  # what the slowest rank takes longer than the mean of all, for which the others wait
+
+CODING, WIRE = "coding", "wire"  # of a vote's exchange: packing, voting and unpacking; the collectives
+GROUPS = {"data": GRADIENT, "forward": GRADIENT, "backward": GRADIENT, "pack": CODING, "vote": CODING, "unpack": CODING,
+          **{name: name for name in (GRADIENT, "step", RIVAL, OTHER, IMBALANCE)}}  # fmt: skip
 
 Parts = dict[str, NDArray[np.float64]]  # by name: seconds, one an iteration
 
@@ -43,25 +49,44 @@ def breakdown(run: Run, groups: Grouped) -> Breakdown:
     return Breakdown(_iteration(run, groups), _exchange(run, groups), overlapped)
 
 
+def condensed(phases: Phases) -> Phases:
+    """Return the parts by what they are: GROUPS, and what is in none of them is the WIRE."""
+    groups: dict[str, list[str]] = {}
+    for name in phases.names:
+        groups.setdefault(GROUPS.get(name, WIRE), []).append(name)
+    rows = [
+        {"method": row["method"]} | {group: sum(row[name] for name in names) for group, names in groups.items()}
+        for row in phases.rows
+    ]
+    return Phases(list(groups), rows, [group for group, names in groups.items() if names[0] in phases.inside])
+
+
 def _iteration(run: Run, groups: Grouped) -> Phases:
     compute, exchanges = groups["compute", None][""], groups["exchange", None]
     spans = spans_of(chain.from_iterable(exchanges.values()))
     own = _parts(compute, COMPUTE_SPANS)
-    own["compute"] = own.pop("data") + own.pop("forward") + own.pop("backward")
+    own[GRADIENT] = own.pop("data") + own.pop("forward") + own.pop("backward")
     rows = []
     for method in run.head["methods"]:
-        exchange = _parts(exchanges[method], spans, whole="seconds")
+        exchange = _exchange_parts(run, method, exchanges[method], spans)
         exchange[IMBALANCE] = exchange[IMBALANCE] + own[IMBALANCE]
         rows.append({"method": method} | _typical(own | exchange))
-    return Phases(["compute", *spans, "step", OTHER, IMBALANCE], rows, [])
+    return Phases([GRADIENT, *spans, "step", RIVAL, OTHER, IMBALANCE], rows, [])
 
 
 def _exchange(run: Run, groups: Grouped) -> Phases:
     exchanges = groups["exchange", None]
     spans = spans_of(chain.from_iterable(exchanges.values()))
-    rows = [{"method": method} | _typical(_parts(exchanges[method], spans, whole="seconds"))
+    rows = [{"method": method} | _typical(_exchange_parts(run, method, exchanges[method], spans))
             for method in run.head["methods"]]  # fmt: skip
-    return Phases([*spans, OTHER, IMBALANCE], rows, [])
+    return Phases([*spans, RIVAL, OTHER, IMBALANCE], rows, [])
+
+
+def _exchange_parts(run: Run, method: str, lines: Lines, spans: Iterable[str]) -> Parts:
+    """Return the parts of a method's exchange; a rival's is one of them."""
+    parts = _parts(lines, spans, whole="seconds")
+    nothing = np.zeros(len(parts[OTHER]))
+    return parts | ({RIVAL: parts[OTHER], OTHER: nothing} if run.kinds[method] == "rival" else {RIVAL: nothing})
 
 
 def _overlapped(run: Run, groups: Grouped) -> Phases:

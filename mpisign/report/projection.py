@@ -354,10 +354,11 @@ def main(options: argparse.Namespace) -> int:
     from .projection_charts import draw
 
     try:
-        if options.format not in ("table", "markdown"):
+        if options.format not in (None, "table", "markdown"):
             raise ValueError("--project prints a table or markdown")
         made = settle(options)
-        print(render(made, "pipe" if options.format == "markdown" else "simple"))
+        if options.format:
+            print(render(made, "pipe" if options.format == "markdown" else "simple"))
         written = charts.write(options.project, lambda: draw(made))
     except ModuleNotFoundError as error:
         print(f"mpisign.report: error: --project needs {error.name}: pip install 'mpisign[plots]'", file=sys.stderr)
@@ -365,5 +366,8 @@ def main(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"mpisign.report: error: {error}", file=sys.stderr)
         return 2
-    print(f"mpisign.report: drawn in {', '.join(map(str, written))}", file=sys.stderr)
+    said = [] if options.format else [*(note for note in made.notes if note.startswith("WARNING")), *made.doubts()]
+    said += [f"wrote {path}" for path in written]
+    for line in said:
+        print(f"mpisign.report: {line}", file=sys.stderr)
     return 0

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import outputs, records, table
+from . import outputs, records, table, text
 from .records import Run
 from .summary import Summary, summarize
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the tables, and write charts and a page if they are asked for; return the exit code.
+    """Write charts and a page, or print the tables, whichever is asked for; return the exit code.
 
     Raises:
         ValueError: an argument or a record won't do.
@@ -21,9 +21,19 @@ def main(options: argparse.Namespace) -> int:
     """
     runs = settle(options)
     summaries = list(map(summarize, runs))
-    between = "\n" if options.format == "lines" else "\n\n"
-    tables = (table.render(each, options.format, per_iteration=options.per_iteration) for each in summaries)
-    print(between.join(tables), flush=True)
+    if form := outputs.form(options):
+        tables = (
+            table.render(
+                summary,
+                form,
+                wide=options.wide,
+                per_iteration=options.per_iteration,
+                baseline=bool(options.baseline),
+                width=text.terminal_width(),
+            )
+            for summary in summaries
+        )
+        print(("\n" if form == "lines" else "\n\n").join(tables), flush=True)
     if options.figures or options.html:
         _draw(options, dict(zip((path.stem for path in options.files), summaries, strict=True)))
     return 0

@@ -41,6 +41,8 @@ class Comparison:
             method: float(np.median(seconds)) for method, seconds in samples.iteration.items()
             if self.kinds[method] != "ceiling" and not samples.wrong[method] and not run.replicas_differ
         }  # fmt: skip
+        self.ceiling = min((float(np.median(seconds)) for method, seconds in samples.iteration.items()
+                            if self.kinds[method] == "ceiling"), default=-math.inf)  # fmt: skip
         self.vote = self._fastest("vote")
         self.rival = self._fastest("rival")
         self.with_baseline, self.with_rivals = together(run), together(run, rivals(run))
@@ -82,9 +84,16 @@ class Comparison:
             return f"{role} is wrong"
         held = self.with_baseline if role == "baseline" else self.with_rivals
         judged = verdict(speedup, len(self.samples.iteration[method]), together=held)
-        if judged in ("faster", "slower") and self._opposed(method, speedup, other=other):
-            return "indistinguishable"
+        if judged in ("faster", "slower"):
+            if self.at_ceiling(method) and self.at_ceiling(other):
+                return "within noise"
+            if self._opposed(method, speedup, other=other):
+                return "indistinguishable"
         return judged
+
+    def at_ceiling(self, method: str) -> bool:
+        """Tell whether a method took no longer than the ceiling, which sends nothing: its exchange is within noise."""
+        return self.medians.get(method, math.inf) <= self.ceiling
 
     def _opposed(self, method: str, speedup: Median, *, other: str) -> bool:
         """Tell whether the ratio of the medians and the median of the ratios point different ways."""
@@ -95,6 +104,7 @@ class Comparison:
 
         The row has vote, rival, their medians of an iteration, the speed-up of paired samples, its interval, and the
         verdict. `opposed` says that medians and ratios point different ways: then the two are indistinguishable.
+        `at_ceiling` says that the vote took no longer than the ceiling; if both did, they are "within noise".
         """
         if self.vote is None or self.rival is None:
             return None
@@ -106,6 +116,7 @@ class Comparison:
             **dict(zip(("speedup", "speedup_low", "speedup_high"), speedup, strict=True)),
             "verdict": judged,
             "opposed": self._opposed(self.vote, speedup, other=self.rival),
+            "at_ceiling": self.at_ceiling(self.vote),
         }  # fmt: skip
 
     def smallest(self) -> dict[str, float]:

@@ -16,16 +16,20 @@ class Summary:
     """What a run says.
 
     `measured` has its samples by size, and `answers` how the fastest vote compares with the fastest rival; the size of
-    a model is None. `breakdown` is of a model alone. `iterations` is how many there were, the fewest and the most;
-    `widest` is how far the interval of any speed-up reaches to its farther side, as a share of it. `smallest` has the
-    smallest differences that such runs mostly find, as shares: of each row from the baseline; `smallest_answers` those
-    of the fastest vote from the fastest rival; both in rising order. With too few samples they are infinite.
+    a model is None. `fastest` has which these are, also where one of them is lacking. `at_ceiling` lists the methods
+    that took no longer than the one that sends nothing. `breakdown` is of a model alone. `iterations` is how many there
+    were, the fewest and the most; `widest` is how far the interval of any speed-up reaches to its farther side, as a
+    share of it. `smallest` has the smallest differences that such runs mostly find, as shares: of each row from the
+    baseline; `smallest_answers` those of the fastest vote from the fastest rival; both in rising order. With too few
+    samples they are infinite.
     """
 
     run: Run
     measured: dict[int | None, Measured]
     rows: list[Row]
     answers: dict[int | None, Row | None]
+    fastest: dict[int | None, tuple[str | None, str | None]]
+    at_ceiling: list[str]
     breakdown: Breakdown | None
     iterations: tuple[int, int]
     widest: float
@@ -69,6 +73,10 @@ def summarize(run: Run) -> Summary:
         measured,
         rows,
         answers={size: one.answer() for size, one in comparisons.items()},
+        fastest={size: (one.vote, one.rival) for size, one in comparisons.items()},
+        at_ceiling=[
+            method for method in run.head["methods"] if any(one.at_ceiling(method) for one in comparisons.values())
+        ],
         breakdown=None if sweep else phases.breakdown(run, groups),
         iterations=samples.iterations(run),
         widest=max(widest_interval(run, one) for one in measured.values()),

@@ -7,7 +7,6 @@ from itertools import groupby
 
 from . import text
 from .rows import Row
-from .statistics import Median
 
 Answers = Mapping[int | None, Row | None]  # by size, in rising order; None where no vote or no rival was right
 
@@ -16,59 +15,55 @@ _AT = {  # by verdict: what the vote is at a size
     "faster": "faster at",
     "slower": "slower at",
     "indistinguishable": "indistinguishable at",
+    "within noise": "within noise of sending nothing at",
     "too few samples": "with too few samples for a verdict at",
     _UNTOLD: f"{_UNTOLD} at",
 }
+_ORDER = ("faster", "slower", "indistinguishable", "within noise", "too few samples")  # what a sweep comes to
 
 
-def speedup(row: Row) -> str:
-    """Return the speed-up of a row with its interval."""
-    return text.ratio_and_interval(Median(row["speedup"], row["speedup_low"], row["speedup_high"]))
+def crossover(answers: Answers) -> tuple[str, str]:
+    """Return a verdict on all sizes, and the words behind it: from which size on the fastest vote is faster.
 
-
-def cells(answer: Row | None) -> list[str]:
-    """Return vote, its milliseconds, rival, its milliseconds, rival / vote and verdict at a size."""
-    if answer is None:
-        return ["", "", "", "", "", _UNTOLD]
-    vote, rival = (text.milliseconds(answer[seconds]) for seconds in ("vote_s", "rival_s"))
-    return [answer["vote"], vote, answer["rival"], rival, speedup(answer), answer["verdict"]]
-
-
-def crossover(answers: Answers) -> str:
-    """Say from which size on the fastest vote is faster than the fastest rival, and what it is at the others."""
+    It is "faster" if the vote is, at any size; else "slower" if it is, at any; else whether it can't be told for noise
+    or for too few samples.
+    """
     verdicts = {size: answer["verdict"] if answer else _UNTOLD for size, answer in answers.items() if size}
+    return next((one for one in _ORDER if one in verdicts.values()), "indistinguishable"), _said(verdicts)
+
+
+def _said(verdicts: Mapping[int, str]) -> str:
     sizes = list(verdicts)
     faster = [size for size in sizes if verdicts[size] == "faster"]
     on = next(at for at in range(len(sizes), -1, -1) if at == 0 or verdicts[sizes[at - 1]] != "faster")
     above, below = sizes[on:], sizes[:on]
     vote_is, rest = "the fastest vote is faster than the fastest rival", _told(below, verdicts)
     if not below:
-        return f"At every size measured, {_span(sizes)}: {vote_is}."
+        return f"at every size measured, {span(sizes)}, {vote_is}."
     if above:
-        where = f"From {text.size(above[0])} on" if above[1:] else "At the largest size alone"
-        said = f"{where}: {vote_is} at {_each(above)}; below that it is {rest}."
+        where = f"from {text.size(above[0])} on" if above[1:] else "at the largest size alone"
+        said = f"{where}, {vote_is} at {_each(above)}; below that it is {rest}."
         slower = [size for size in below if verdicts[size] == "slower"]
         if slower and len(faster) == len(above):
             said += f" The crossover lies between {text.size(slower[-1])} and {text.size(above[0])}."
         return said
     if faster:
-        return f"At some sizes, not at the largest: held against the fastest rival, the fastest vote is {rest}."
-    if "slower" not in verdicts.values():
-        return f"It cannot be told at any size: held against the fastest rival, the fastest vote is {rest}."
-    return f"At no size measured: held against the fastest rival, the fastest vote is {rest}."
+        return f"at some sizes, not at the largest: held against the fastest rival, the fastest vote is {rest}."
+    return f"it is faster at no size measured: held against the fastest rival, the fastest vote is {rest}."
 
 
 def _told(sizes: Sequence[int], verdicts: Mapping[int, str]) -> str:
     """Say what the vote is at which of these sizes: neighbours alike as a span, spans alike together."""
     spans: dict[str, list[str]] = {}
     for verdict, alike in groupby(sizes, key=verdicts.__getitem__):
-        spans.setdefault(verdict, []).append(_span(list(alike)))
+        spans.setdefault(verdict, []).append(span(list(alike)))
     return ", ".join(f"{_AT[verdict]} {' and '.join(found)}" for verdict, found in spans.items())
 
 
-def _span(sizes: Sequence[int]) -> str:
+def span(sizes: Sequence[int]) -> str:
+    """Return the first and the last of sizes in rising order."""
     return text.size(sizes[0]) if len(sizes) == 1 else f"{text.size(sizes[0])} to {text.size(sizes[-1])}"
 
 
 def _each(sizes: Sequence[int]) -> str:
-    return text.size(sizes[0]) if len(sizes) == 1 else f"each size from {_span(sizes)}"
+    return text.size(sizes[0]) if len(sizes) == 1 else f"each size from {span(sizes)}"

@@ -5,115 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
+import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from . import samples, sweep, text
-from .notes import notes
+from . import columns, phases, samples, text
+from .answer import answer, answer_line, smallest_line
+from .columns import ALL_ROWS, Columns
+from .notes import not_run, notes, remarks
 from .phases import IMBALANCE, Phases
 from .records import Run
 from .rows import Row
-from .statistics import Median
 from .summary import Summary
-from .text import milliseconds, ratio
+from .text import WIDTH, milliseconds
 
-
-def _comm(row: Row) -> str:
-    return text.milliseconds_and_interval(Median(row["comm_s"], row["comm_low_s"], row["comm_high_s"]))
-
-
-def _speedup(row: Row) -> str:
-    return "" if row["speedup"] is None else sweep.speedup(row)
-
-
-def _against_rival(row: Row) -> str:
-    if row["rival_speedup"] is None or row["rival_verdict"] in ("fastest rival", "ceiling", "wrong"):
-        return row["rival_verdict"] or ""
-    speedup = text.ratio_and_interval(Median(row["rival_speedup"], row["rival_low"], row["rival_high"]))
-    return f"{speedup} {row['rival_verdict']}"
-
-
-def _iteration(row: Row) -> str:
-    return text.milliseconds_and_interval(Median(row["iteration_s"], row["iteration_low_s"], row["iteration_high_s"]))
-
-
-def _exposed(row: Row) -> str:
-    if row["exposed_s"] is None:
-        return ""
-    return text.milliseconds_and_interval(Median(row["exposed_s"], row["exposed_low_s"], row["exposed_high_s"]))
-
-
-Columns = dict[str, Callable[[Row], Any]]
-TOGETHER = "95 % for all rows together"
-_BYTES: Columns = {
-    "images/s": lambda row: ratio(row["images_per_s"]),
-    "sent MB": lambda row: text.megabytes(row["sent_bytes"]),
-    "received MB": lambda row: text.megabytes(row["received_bytes"]),
-    "busiest rank MB": lambda row: text.megabytes(row["busiest_bytes"]),
-    f"speed-up of the iteration [{TOGETHER}]": _speedup,
-}
-_VERDICT: Columns = {
-    "verdict": lambda row: row["verdict"] or "",
-    f"against the fastest rival [{TOGETHER}]": _against_rival,
-    "wrong": lambda row: "" if row["wrong"] is None else row["wrong"],
-}
-COLUMNS: dict[str, Columns] = {  # by schedule
-    "serial": {
-        "method": lambda row: row["method"],
-        "compute ms": lambda row: milliseconds(row["compute_s"]),
-        "comm ms [95 % interval]": _comm,
-        "iteration ms": lambda row: milliseconds(row["iteration_s"]),
-        **_BYTES,
-        "comm ratio": lambda row: ratio(row["comm_ratio"]),
-        **_VERDICT,
-    },
-    "overlap": {
-        "method": lambda row: row["method"],
-        "iteration ms [95 % interval]": _iteration,
-        "exposed comm ms [interval]": _exposed,
-        "comm alone ms": lambda row: milliseconds(row["comm_s"]),
-        "hidden": lambda row: "" if row["hidden"] is None else f"{row['hidden']:.0%}",
-        **_BYTES,
-        **_VERDICT,
-    },
-}
-
-
-# A row's line for site suites: "mpisign:" and these, key=value, in this order in every schedule. Regular expressions
-# elsewhere depend on it: do not rename or reorder anything, and add new keys at the end. The names are those of rows.
-LINE: Columns = {
-    "method": lambda row: row["method"],
-    "ranks": lambda row: row["ranks"],
-    "iteration_s": lambda row: f"{row['iteration_s']:.3e}",
-    "comm_s": lambda row: f"{row['comm_s']:.3e}",
-    "speedup": lambda row: _plain(row["speedup"]),
-    "speedup_low": lambda row: _plain(row["speedup_low"]),
-    "speedup_high": lambda row: _plain(row["speedup_high"]),
-    "verdict": lambda row: row["verdict"],
-    "wrong": lambda row: row["wrong"],
-    "bytes": lambda row: row.get("bytes"),
-    "model": lambda row: row["model"],
-    "schedule": lambda row: row["schedule"],
-    "baseline": lambda row: row["baseline"],
-    "rival": lambda row: row["rival"],
-    "rival_speedup": lambda row: _plain(row["rival_speedup"]),
-    "rival_low": lambda row: _plain(row["rival_low"]),
-    "rival_high": lambda row: _plain(row["rival_high"]),
-    "rival_verdict": lambda row: row["rival_verdict"],
-}
-
-
-def _plain(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
-
-
-def line(row: Row) -> str:
-    """Return a row as its line for site suites; "-" stands for what it lacks, and for white space."""
-    cells = {key: "-" if (value := cell(row)) is None else "-".join(str(value).split()) for key, cell in LINE.items()}
-    return "mpisign: " + " ".join(f"{key}={value}" for key, value in cells.items())
+TO_KNOW, NOT_RUN = "To know", "Not run"
+HARD = "\N{NO-BREAK SPACE}"
 
 
 class Part(NamedTuple):
@@ -123,25 +32,83 @@ class Part(NamedTuple):
     headers: list[str]
     cells: list[list[str]]
 
+    @property
+    def words(self) -> list[bool]:
+        """Which columns have words, and no number: these begin at the left, the others end at the right."""
+        return [_words([row[at] for row in self.cells]) for at in range(len(self.headers))]
 
-def render(summary: Summary, form: str, *, per_iteration: bool = False) -> str:
-    """Return a run in one of FORMATS; `table` and `markdown` have all of it, the others the rows alone."""
-    rows = summary.rows
+
+def render(
+    summary: Summary,
+    form: str,
+    *,
+    wide: bool = False,
+    per_iteration: bool = False,
+    baseline: bool = False,
+    width: int = WIDTH,
+) -> str:
+    """Return a run in one of FORMATS; CSV has the rows alone, the others all that is known.
+
+    `table` and `markdown` have the columns that fit a terminal, or all of them if `wide`. `baseline` holds the methods
+    against the baseline instead of the fastest rival. The lines around a `table` are `width` columns long.
+    """
     if form == "lines":
-        return "\n".join(map(line, rows))
+        return "\n".join(_lines(summary))
     if form == "json":
-        return json.dumps(rows, indent=1)
+        return json.dumps(_whole(summary), indent=1)
     if form == "csv":
-        return _csv(rows)
-    style = "pipe" if form == "markdown" else "simple"
-    main, *others = parts(summary)
+        return _csv(summary.rows)
+    shown = parts(summary, wide=wide, baseline=baseline)
     if per_iteration:
-        others.append(_each_iteration(summary.run))
-    lines = "\n".join(filter(None, (answer_line(summary), smallest_line(summary))))
-    blocks = [title(summary.run), grid(main.cells, main.headers, style=style), lines]
-    blocks += [f"{part.caption}\n\n{grid(part.cells, part.headers, style=style)}" for part in others]
-    blocks.append("\n".join(("- " if form == "markdown" else "") + note for note in notes(summary)))
-    return "\n\n".join(filter(None, blocks))
+        shown.append(_each_iteration(summary.run))
+    return _markdown(summary, shown) if form == "markdown" else _terminal(summary, shown, width=width)
+
+
+def _terminal(summary: Summary, shown: Sequence[Part], *, width: int) -> str:
+    """Lay a run out for a terminal: the answer stands first, and last, where a terminal ends up."""
+    main, *others = shown
+
+    def wrapped(words: str, first: str = "", rest: str = "") -> str:
+        return text.paragraph(words, width, first=first, rest=rest)
+
+    answered = wrapped(answer_line(summary), rest="  ")
+    blocks = [wrapped(title(summary.run)), answered, grid(main.cells, main.headers, style="simple")]
+    blocks.append(wrapped(smallest_line(summary)))
+    blocks += [f"{wrapped(part.caption)}\n\n{grid(part.cells, part.headers, style='simple')}" for part in others]
+    for heading, said in ((TO_KNOW, notes(summary)), (NOT_RUN, not_run(summary))):
+        if said:
+            blocks.append("\n".join([f"{heading}:", *(wrapped(one, "- ", "  ") for one in said)]))
+    return "\n\n".join(filter(None, [*blocks, answered]))
+
+
+def _markdown(summary: Summary, shown: Sequence[Part]) -> str:
+    main, *others = shown
+    lines = "\n\n".join(filter(None, (answer_line(summary), smallest_line(summary))))
+    blocks = [title(summary.run), grid(main.cells, main.headers, style="pipe"), lines]
+    blocks += [f"{part.caption}\n\n{grid(part.cells, part.headers, style='pipe')}" for part in others]
+    for heading, said in ((TO_KNOW, notes(summary)), (NOT_RUN, not_run(summary))):
+        if said:
+            blocks.append("\n".join([f"{heading}:\n", *(f"- {one}" for one in said)]))
+    return "\n\n".join(blocks)
+
+
+def _lines(summary: Summary) -> list[str]:
+    """Return a line a row for site suites, and one for each thing that has to be known, which begin otherwise."""
+    said = [f"mpisign-{'warning' if remark.warning else 'note'}: {remark.text}" for remark in remarks(summary)]
+    absent = [f"mpisign-not-run: {one}" for one in not_run(summary)]
+    return [*map(columns.line, summary.rows), f"mpisign-answer: {answer_line(summary)}", *said, *absent]
+
+
+def _whole(summary: Summary) -> dict[str, Any]:
+    """Return a run for JSON: the rows, the answer, and what has to be known."""
+    said = answer(summary)
+    return {
+        "rows": summary.rows,
+        "answer": {"verdict": said.verdict, "word": said.word, "text": said.text},
+        "warnings": [remark.text for remark in remarks(summary) if remark.warning],
+        "notes": [remark.text for remark in remarks(summary) if not remark.warning],
+        "not_run": summary.run.head["skipped"],
+    }
 
 
 def _csv(rows: list[Row]) -> str:
@@ -152,27 +119,52 @@ def _csv(rows: list[Row]) -> str:
     return printed.getvalue().rstrip("\n")
 
 
-def parts(summary: Summary) -> list[Part]:
-    """Return the main table; for a model those that show where the time goes, for a sweep the one by size."""
+def parts(summary: Summary, *, wide: bool = False, baseline: bool = False) -> list[Part]:
+    """Return the main table; for a model those that show where the time goes. `wide` ones have all columns."""
     if summary.is_sweep:
-        return [_sweep(summary), *_by_size(summary)]
-    shown = [_methods(summary)]
+        by_size = _by_size(summary)
+        return [by_size, *([_each_method(summary)] if wide else [])]
+    shown = [_methods(summary, wide=wide, baseline=baseline)]
     if summary.breakdown:
         iteration, _, overlapped = summary.breakdown
-        shown.append(_breakdown(iteration, overlaps=summary.overlaps))
+        shown.append(_breakdown(iteration, overlaps=summary.overlaps, wide=wide))
         if overlapped:
-            shown.append(_overlapped_breakdown(overlapped))
+            shown.append(_overlapped_breakdown(overlapped, wide=wide))
     return shown
 
 
-def grid(cells: Iterable[Iterable[Any]], headers: list[str], *, style: str) -> str:
-    """Lay out cells that are text already."""
+def grid(cells: Iterable[Iterable[Any]], headers: Sequence[str], *, style: str) -> str:
+    """Lay out cells that are text already; of "simple" and "pipe", the first is for a terminal.
+
+    A column of words begins at the left, one of numbers ends at the right. On a terminal a header is broken where it is
+    wider than what is below it.
+    """
     from tabulate import tabulate
 
-    if style == "simple":  # a terminal is narrower than a page
-        headers = [textwrap.fill(header, 16) for header in headers]
-    align = ["left", *["right"] * (len(headers) - 1)]
-    return str(tabulate(cells, headers, tablefmt=style, colalign=align, disable_numparse=True))
+    rows = [list(map(str, row)) for row in cells]
+    below = [[row[at] for row in rows] for at in range(len(headers))]
+    align = ["left" if at == 0 or _words(column) else "right" for at, column in enumerate(below)]
+    if style == "pipe":
+        return str(tabulate(rows, list(headers), tablefmt=style, colalign=align, disable_numparse=True))
+    broken = [_broken(header, max(map(len, column), default=0)) for header, column in zip(headers, below, strict=True)]
+    height = max(map(len, broken))
+    heads = [[""] * (height - len(lines)) + lines for lines in broken]
+    rules = ["-" * max(map(len, [*head, *column])) for head, column in zip(heads, below, strict=True)]
+    laid = [*zip(*heads, strict=True), rules, *rows]
+    return str(tabulate(laid, tablefmt="plain", colalign=align, disable_numparse=True))
+
+
+def _words(column: Sequence[str]) -> bool:
+    """Tell whether a column has words, and no number."""
+    return any(column) and not any(cell[:1].isdigit() or cell[:1] in "-[" for cell in column if cell)
+
+
+def _broken(header: str, width: int) -> list[str]:
+    """Break a header into lines as wide as its column, or as its longest word; what is in brackets stays together."""
+    whole = re.sub(r"\[[^]]{,16}\]", lambda bracket: bracket[0].replace(" ", HARD), header)
+    width = max(width, *map(len, whole.split(" ")))
+    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(HARD, " ") for line in lines]
 
 
 def title(run: Run) -> str:
@@ -193,101 +185,93 @@ def title(run: Run) -> str:
     return f"{what}; {ranks} ranks{shared}, {count} iterations{schedule}; baseline: {baseline}"
 
 
-def answer_line(summary: Summary) -> str:
-    """Return the line that says whether the vote pays here; for a sweep, at which sizes."""
-    if not any(summary.answers.values()):
-        return "Does it pay here? To tell needs a vote and a rival, both without a wrong result."
-    answer = summary.answer
-    if answer is None:
-        return f"Does it pay here? {sweep.crossover(summary.answers)}"
-    opposed = " (the medians and the ratios point different ways)" if answer["opposed"] else ""
-    return (
-        f"Does it pay here? The fastest vote, {answer['vote']}, against the fastest rival, {answer['rival']}: "
-        f"{milliseconds(answer['vote_s'])} ms against {milliseconds(answer['rival_s'])} ms an iteration (medians), "
-        f"speed-up {_speedup(answer)} (median of the ratios of paired samples): {answer['verdict']}{opposed}."
+def _methods(summary: Summary, *, wide: bool, baseline: bool) -> Part:
+    if wide:
+        every = columns.WIDE[summary.run.head["config"]["schedule"]]
+        return _filled("Each method, and how it stands to the baseline and to the fastest rival:", every, summary.rows)
+    held = columns.held_against(summary, baseline=baseline)
+    caption = f"Each method, and how it stands to {held.other}:" if held else "Each method:"
+    with_all, with_fewer = (
+        _filled(caption, columns.narrow(summary, held, intervals=intervals), summary.rows)
+        for intervals in (True, False)
     )
+    return with_all if _fits(with_all) else with_fewer
 
 
-def smallest_line(summary: Summary) -> str:
-    """Return the line that says how small a difference such a run finds; nothing where there is nothing to hold."""
-    between = _from_to(summary.smallest_answers, by="size"), "between the fastest vote and the fastest rival"
-    from_baseline = _from_to(summary.smallest, by="row"), "from the baseline"
-    if not (summary.smallest_answers or summary.smallest):
-        return ""
-    told = [f"{shares} {where}" for shares, where in (between, from_baseline) if shares]
-    if not told:
-        return "What this run could find: no difference, however large, with so few samples."
-    if_so = ", were its samples independent" if summary.overlaps else ""  # which blocks seem not to be, quite
-    return (
-        f"What this run could find{if_so}: in most such runs a difference of "
-        f"{' and of '.join(told)} is told from none. "
-        'A smaller one may well be there: "indistinguishable" does not mean equal.'
-    )
+def _fits(part: Part) -> bool:
+    """Tell whether a table fits a terminal."""
+    return max(map(len, grid(part.cells, part.headers, style="simple").splitlines())) <= WIDTH
 
 
-def _from_to(shares: Iterable[float], *, by: str) -> str:
-    """Return the first and the last of shares in rising order that are finite; nothing without any."""
-    found = [text.percent(share) for share in shares if math.isfinite(share)]
-    if not found:
-        return ""
-    return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}, by {by},"
+def _filled(caption: str, shown: Columns, rows: Sequence[Row]) -> Part:
+    """Return the table of these columns, without those that are empty."""
+    filled = {header: [str(cell(row)) for row in rows] for header, cell in shown.items()}
+    filled = {header: cells for header, cells in filled.items() if any(cells)}
+    return Part(caption, list(filled), [list(row) for row in zip(*filled.values(), strict=True)])
 
 
-def _methods(summary: Summary) -> Part:
-    columns = COLUMNS[summary.run.head["config"]["schedule"]]
-    cells = [[str(cell(row)) for cell in columns.values()] for row in summary.rows]
-    return Part("Each method, and how it stands to the baseline:", list(columns), cells)
-
-
-def _comm_of_size(row: Row) -> str:
-    return f"{_comm(row)} wrong" if row["wrong"] else _comm(row)
-
-
-def _sweep(summary: Summary) -> Part:
+def _each_method(summary: Summary) -> Part:
     """Return one row a size: each method's milliseconds, and how many coordinates were wrong in all."""
+    cells = [
+        [text.size(size), *(f"{columns.comm(row)}{' wrong' * bool(row['wrong'])}" for row in rows), _wrong(rows)]
+        for size, rows in _rows_by_size(summary).items()
+    ]
+    headers = ["fp32 size", *(f"{method} ms" for method in summary.run.head["methods"]), "wrong"]
+    return Part("Every method's exchange, by the size of the vector [95 % interval]:", headers, cells)
+
+
+def _rows_by_size(summary: Summary) -> dict[int, list[Row]]:
     by_size: dict[int, list[Row]] = defaultdict(list)
     for row in summary.rows:
         by_size[row["bytes"]].append(row)
-    cells = [
-        [text.size(size), *map(_comm_of_size, rows), str(sum(row["wrong"] or 0 for row in rows))]
-        for size, rows in by_size.items()
-    ]
-    headers = ["fp32 size", *(f"{method} ms" for method in summary.run.head["methods"]), "wrong"]
-    return Part("The exchange alone, by the size of the vector [95 % interval]:", headers, cells)
+    return by_size
 
 
-def _by_size(summary: Summary) -> list[Part]:
-    """Return the table of the fastest vote against the fastest rival at each size; none without any of them."""
-    if not any(summary.answers.values()):
-        return []
-    headers = ["fp32 size", "fastest vote", "ms", "fastest rival", "ms", f"rival / vote [{TOGETHER}]", "the vote is"]
-    cells = [[text.size(size), *sweep.cells(answer)] for size, answer in summary.answers.items() if size]
-    return [Part("The fastest vote against the fastest rival, by the size of the vector:", headers, cells)]
+def _wrong(rows: Sequence[Row]) -> str:
+    return text.count(sum(row["wrong"] or 0 for row in rows))
 
 
-def _breakdown(phases: Phases, *, overlaps: bool) -> Part:
+def _by_size(summary: Summary) -> Part:
+    """Return one row a size: the fastest vote against the fastest rival."""
+    cells = []
+    for size, rows in _rows_by_size(summary).items():
+        taken = {row["method"]: milliseconds(row["comm_s"]) for row in rows}
+        sides = [(name or "", taken.get(name or "", "")) for name in summary.fastest[size]]
+        answered = summary.answers[size]
+        verdict = (columns.speedup(answered), answered["verdict"]) if answered else ("", "nothing to compare")
+        cells.append([text.size(size), *sides[0], *sides[1], *verdict, _wrong(rows)])
+    headers = ["fp32 size", "fastest vote", "vote ms", "fastest rival", "rival ms", f"rival / vote [{ALL_ROWS}]",
+               "verdict on the vote", "wrong"]  # fmt: skip
+    return Part("The fastest vote against the fastest rival, by the size of the vector:", headers, cells)
+
+
+def _breakdown(shown: Phases, *, overlaps: bool, wide: bool) -> Part:
     if_so = " if nothing overlaps" if overlaps else ""
     median = "the median of such an iteration" if overlaps else "the iteration above"
+    names = "" if wide else " (gradient: data, forward, backward; coding: pack, vote, unpack; wire: collectives)"
     caption = (
-        f"Where the time of an iteration goes{if_so}, ms: parts that add up to {median} (means over ranks, of the "
-        f"middle half of the iterations; {IMBALANCE} is what the slowest rank takes longer than the mean):"
+        f"Where the time of an iteration goes{if_so}, ms: parts that add up to {median}. They are means over ranks; "
+        f"{IMBALANCE} is what the slowest rank takes longer than the mean{names}."
     )
-    return _phases(caption, phases)
+    return _phases(caption, shown, wide=wide)
 
 
-def _overlapped_breakdown(phases: Phases) -> Part:
+def _overlapped_breakdown(shown: Phases, *, wide: bool) -> Part:
     caption = (
         f"Where the time of an overlapped iteration goes, ms: parts up to {IMBALANCE}, which add up to the iteration "
-        "above; after it a vote's exchange, in its thread, in backward; a rival's is not told apart from backward:"
+        "above; after it a vote's exchange, in its thread, in backward; a rival's is not told apart from backward."
     )
-    return _phases(caption, phases)
+    return _phases(caption, shown, wide=wide)
 
 
-def _phases(caption: str, phases: Phases) -> Part:
-    cells = [
-        [row["method"], *(milliseconds(row[name]) if row[name] else "" for name in phases.names)] for row in phases.rows
-    ]
-    return Part(caption, ["method", *phases.names], cells)
+def _phases(caption: str, shown: Phases, *, wide: bool) -> Part:
+    shown = shown if wide else phases.condensed(shown)
+
+    def part(name: str) -> Callable[[Row], str]:
+        return lambda row: milliseconds(row[name]) if row[name] else ""
+
+    parts_of: Columns = {"method": lambda row: row["method"], **{name: part(name) for name in shown.names}}
+    return _filled(caption, parts_of, shown.rows)
 
 
 def _each_iteration(run: Run) -> Part:

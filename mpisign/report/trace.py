@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
 
     """
     export(records.read(options.files[0]), options.trace)
-    print(f"mpisign.report: {options.trace} opens in https://ui.perfetto.dev", file=sys.stderr)
+    print(f"mpisign.report: wrote {options.trace}, which opens in https://ui.perfetto.dev", file=sys.stderr)
     return 0
 
 

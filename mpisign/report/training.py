@@ -10,7 +10,7 @@ from .training_log import Training
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the table, and write charts and a page if they are asked for; return the exit code.
+    """Write charts and a page, or print the table, whichever is asked for; return the exit code.
 
     Raises:
         ValueError: an argument or a log won't do.
@@ -18,7 +18,8 @@ def main(options: argparse.Namespace) -> int:
 
     """
     trainings = settle(options)
-    print(training_table.render(trainings, options.format, per_iteration=options.per_iteration), flush=True)
+    if form := outputs.form(options):
+        print(training_table.render(trainings, form, per_iteration=options.per_iteration), flush=True)
     if options.figures or options.html:
         _draw(options, trainings)
     return 0
@@ -32,10 +33,10 @@ def settle(options: argparse.Namespace) -> list[Training]:
         OSError: a log can't be read.
 
     """
-    for name in ("trace", "project", "baseline"):
+    for name in ("trace", "project", "baseline", "wide"):
         if getattr(options, name):
             raise ValueError(f"--{name} takes records of mpisign.bench, {options.files[0]} is the log of a training")
-    if options.format not in training_table.FORMATS:
+    if options.format and options.format not in training_table.FORMATS:
         raise ValueError(f"--format {options.format}: trainings are printed as {', '.join(training_table.FORMATS)}")
     names = training_log.names(options.files)
     trainings = [training_log.read(path, name) for path, name in zip(options.files, names, strict=True)]

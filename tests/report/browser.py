@@ -20,10 +20,15 @@ LOOKER = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
 const look = (page) => {{
   const all = (what) => [...page.querySelectorAll(what)];
   const box = (part) => {{ const at = part.getBoundingClientRect(); return [at.width, at.height]; }};
-  return {{
+  const seen = {{
     title: page.title,
     width: page.documentElement.scrollWidth,
     scrolled: all(".wide").filter((part) => part.scrollWidth > part.clientWidth).length,
+  }};
+  all("details").forEach((part) => {{ part.open = true; }});  // what is folded away has no innerText
+  return {{
+    ...seen,
+    unfolded: page.documentElement.scrollWidth,
     text: page.body.innerText,
     tables: all("table").map((part) => [...part.rows].map((row) => [...row.cells].map((cell) => cell.innerText))),
     charts: all("svg").map(box),

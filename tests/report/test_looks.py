@@ -26,7 +26,7 @@ def test_votes_have_cool_colours_and_rivals_warm_ones():
         if kind != "ceiling":
             assert cool == (kind == "vote"), method
             assert (0.35 < hue(looks.KINDS[kind]) < 0.8) == cool
-    parts = set(looks.PHASES) - {looks.RIVAL, looks.REST, "compute", "step", "imbalance", "other"}
+    parts = set(looks.PHASES) - {looks.RIVAL, looks.REST, "gradient", "step", "imbalance", "other"}
     assert all(0.3 < hue(looks.PHASES[part]) < 0.85 for part in parts)  # they are all of a vote
 
 

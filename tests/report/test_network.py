@@ -104,9 +104,10 @@ def test_notes_of_a_record_and_of_an_older_one(tmp_path):
     run = records.read(kept(with_network(**BY_ETHERNET, gloo=["eth0"]), tmp_path / "r.jsonl"))
     said = [line for line in notes(summarize(run)) if "network: " in line]
     assert said == [
-        f"network: {network.told(run.head['network'])}", f"WARNING: network: {network.slow(run.head['network'])}",
+        f"WARNING: network: {network.slow(run.head['network'])}",
         f"WARNING: network: {network.slow_gloo(run.head['network'])}",
-    ]  # fmt: skip
+        f"network: {network.told(run.head['network'])}",
+    ]
     assert [remark.warning for remark in remarks(summarize(with_network())) if "network" in remark.text] == [False]
     assert not any("network" in line for line in notes(summarize(made_run())))
 

@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
 
 
 def project(folder, out, *arguments, files=("sweep-2", "sweep-4")):
-    return report.main([*(str(folder / f"{name}.jsonl") for name in files), "--project", str(out), *arguments])
+    paths = [str(folder / f"{name}.jsonl") for name in files]
+    return report.main([*paths, "--project", str(out), "--format", "table", *arguments])
 
 
 @pytest.fixture

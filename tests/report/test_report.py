@@ -11,7 +11,7 @@ from launch import environment
 from made import kept, made_run, newest, redrawn, report_alone
 
 from mpisign.report import __main__ as report
-from mpisign.report import charts, compare, looks, records, table
+from mpisign.report import charts, compare, looks, records, table, text
 from mpisign.report.formats import FORMATS
 from mpisign.report.notes import CROWDED
 from mpisign.report.summary import summarize
@@ -58,7 +58,8 @@ def test_report_redraws(tmp_path, capsys):
     path = kept(made_run(), tmp_path / "r.jsonl")
     for form in FORMATS:
         assert report.main([str(path), "--format", form]) == 0
-        assert capsys.readouterr().out.strip() == table.render(summarize(made_run()), form)
+        printed = table.render(summarize(made_run()), form, width=text.terminal_width())
+        assert capsys.readouterr().out.strip() == printed
 
 
 def verdicts(printed):
@@ -233,10 +234,12 @@ def test_a_record_may_be_called_compare(tmp_path, capsys, monkeypatch):
 def test_any_method_but_none_can_be_the_baseline(tmp_path, capsys):
     path = kept(made_run(), tmp_path / "r")
     assert report.main([str(path), "--baseline", "vote-alltoall", "--format", "json"]) == 0
-    found = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
+    found = {row["method"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert found["gloo"]["speedup"] == pytest.approx(12 / 18)
     assert found["gloo"]["verdict"] == "slower"
     assert found["vote-alltoall"]["verdict"] == "baseline"
+    assert report.main([str(path), "--baseline", "vote-alltoall", "--format", "markdown"]) == 0
+    assert "| verdict against vote-alltoall" in capsys.readouterr().out
     for name in ("none", "mpi"):
         assert f"has no {name}, only gloo, vote-alltoall" in refused(capsys, path, "--baseline", name)
 
