@@ -67,6 +67,7 @@ class Config:
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=FORMATS)
     per_iteration: bool = option(False, "print each iteration too")
+    quiet: bool = option(False, "say nothing on stderr but warnings and errors")
     trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(
         (),
