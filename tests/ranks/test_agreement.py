@@ -52,7 +52,7 @@ UNLIKE = {
     "iterations": (("--iterations", "4"), "--iterations is 3 on rank 0 and 4 on rank 1"),
     "adversaries": (("--adversaries", "1"), "--adversaries is 0 on rank 0 and 1 on rank 1"),
     "format": (("--format", "json"), "--format is table on rank 0 and json on rank 1"),
-    "data that one rank alone lacks": (("--data", "nowhere"), "data: nowhere is no folder (on rank 1)"),
+    "data that one rank alone lacks": (("--data", "nowhere"), "data: nowhere is no folder of class folders"),
 }
 SOURCES = """
 from mpisign.ranks import machine
