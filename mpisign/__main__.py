@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
 from .ranks import launch, options
@@ -105,9 +106,22 @@ def _parser() -> options.Parser:
     return parser
 
 
+def _refuse(fault: options.UsageError) -> NoReturn:
+    """End with code 2, on all ranks if there are several: the others may run a command, and wait for this one."""
+    if launch.launched()[1] > 1:
+        from .ranks import agreement
+
+        with launch.session(PROGRAM) as comm:
+            agreement.understood(comm, PROGRAM, fault)
+    launch.refuse(PROGRAM, str(fault))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that is named; return its exit code. A program of its own runs as `python -m` would run it."""
-    given = _parser().parse_args(arguments)
+    try:
+        given = _parser().parse_args(arguments)
+    except options.UsageError as fault:
+        _refuse(fault)
     if given.command in PROGRAMS:
         sys.argv[1:] = given.arguments
         runpy.run_module(f"{__package__}.{given.command}", run_name="__main__", alter_sys=True)  # it exits

@@ -15,11 +15,15 @@ from launch import run
 
 @dataclass
 class Job:
-    """A run of a command: its arguments, the folder it runs in, and a program that is run before."""
+    """A run of a command: its arguments, the folder it runs in, and a program that is run before.
+
+    The last rank may have arguments and a module of its `own`.
+    """
 
     arguments: tuple[str, ...]
     cwd: Path | str = "."
     before: str = ""
+    own: tuple[tuple[str, ...], str] | None = None
 
 
 @dataclass
@@ -64,7 +68,6 @@ def _do(module, folder, jobs):
         from mpi4py import MPI
 
         comm = MPI.COMM_WORLD
-    main = importlib.import_module(module).main
     for number, job in enumerate(jobs):
         comm.Barrier()
         os.chdir(job["cwd"])
@@ -72,8 +75,11 @@ def _do(module, folder, jobs):
             with open(folder / f"{number}.{comm.rank}.{name}", "wb") as file:
                 os.dup2(file.fileno(), descriptor)
         exec(job["before"], {"rank": comm.rank})  # noqa: S102
+        arguments, named = job["arguments"], module
+        if job["own"] and comm.rank == comm.size - 1:
+            arguments, named = job["own"]
         try:
-            code = main(job["arguments"])
+            code = importlib.import_module(named).main(arguments)
         except SystemExit as end:
             code = end.code
         sys.stdout.flush()

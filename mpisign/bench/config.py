@@ -68,6 +68,7 @@ class Config:
     format: str = option("table", "of what is printed", choices=FORMATS)
     wide: bool = option(False, "print all columns, which takes a wide terminal")
     per_iteration: bool = option(False, "print each iteration too")
+    quiet: bool = option(False, "say nothing on stderr but warnings and errors")
     trace: bool = option(False, "keep when each span began, for mpisign.report --trace")
     sizes: tuple[int, ...] = option(
         (),

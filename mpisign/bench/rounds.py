@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..ranks import progress
 from ..report import rows
 from ..report.records import Run
 from .config import LEAST, MOST, SECONDS, SECONDS_OF_A_SIZE
@@ -32,6 +33,7 @@ class Rounds:
     def __init__(self, comm: Comm, run: Run, *, what: str = "round", size: int | None = None) -> None:
         self.comm, self.run, self.what, self.size = comm, run, what, size
         self.config, self.least = run.head["config"], fewest(run)
+        self._done, self._planned, self._began = 0, self.least, None  # type: int, int, float | None
         sizes = len(self.config["sizes"])
         if self.config["until"]:
             self.seconds, self.most = self.config["time_cap"] / max(1, sizes), sys.maxsize
@@ -40,22 +42,43 @@ class Rounds:
             self.most = self.least if self.config["iterations"] else MOST
 
     def __iter__(self) -> Iterator[int]:
-        """Count, with a progress bar on rank 0 of a terminal."""
+        """Count, with a progress bar on rank 0 of a terminal; elsewhere what is told every ten seconds (`progress`)."""
         from tqdm import tqdm
 
-        hidden = self.comm.rank != 0 or not sys.stderr.isatty()
-        with tqdm(total=self.config["warmup"] + self.least, desc=self.what, disable=hidden, leave=False) as bar:
+        bars = progress.bars(hidden=self.comm.rank != 0 or self.config.get("quiet", False))
+        progress.at("" if bars else self.told)
+        with tqdm(total=self.config["warmup"] + self.least, desc=self.what, disable=not bars, leave=False) as bar:
             for i in range(-self.config["warmup"], 0):
                 yield i
                 bar.update()
             began, done, more = time.monotonic(), 0, self.least
+            self._began = time.perf_counter()
             while more:
+                self._planned = done + more
                 for i in range(done, done + more):
                     yield i
                     bar.update()
+                    self._done = i + 1
                 done += more
                 more = self._more(done, began)
                 bar.total += more
+        progress.at("ending")
+
+    def told(self) -> str:
+        """Say how far this is, and how long it will still take if that can be told."""
+        sizes = self.config["sizes"]
+        of = f"size {sizes.index(self.size) + 1} of {len(sizes)}, {self.what}, " if self.size else ""
+        if self._began is None:
+            return f"{of}warm-up"
+        done, passed = self._done, time.perf_counter() - self._began
+        more = "" if self.most == self.least else " or more"
+        text = f"{of}{done} of {self._planned}{more} rounds done"
+        if not done or self.size:
+            return text
+        seconds = passed / done * (self._planned - done)
+        if self.config["until"]:
+            return f"{text}, {progress.left(max(seconds, self.seconds - passed))} at most"
+        return f"{text}, {progress.left(seconds if not more else max(seconds, self.seconds - passed))}"
 
     def _more(self, done: int, began: float) -> int:
         """Return how many rounds follow before this is asked again; 0 ends the measurement."""

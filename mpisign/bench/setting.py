@@ -103,7 +103,7 @@ def _default_path(config: Config, machine: dict[str, Any]) -> Path:
 def new_run(setting: Setting) -> records.Run:
     """Return a record with its first line filled in, but for what only the gradient tells."""
     config = dataclasses.asdict(setting.config)
-    del config["output"], config["format"], config["per_iteration"]  # they say nothing about the times
+    del config["output"], config["format"], config["per_iteration"], config["quiet"]  # they say nothing about the times
     config["data"] = Path(config["data"]).name
     baseline = next((name for name in REFERENCES if name in setting.methods), None)
     return records.Run({

@@ -15,8 +15,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ranks import launch, options
-from ..ranks.options import option, positive
+from ..ranks import agreement, launch, options
+from ..ranks.options import UsageError, option, positive
+from ..ranks.progress import EVERY
 from . import diagnosis, examination
 from .examination import Facts
 from .finding import ERROR, Finding
@@ -32,6 +33,7 @@ class Config:
 
     limit: int = option(120, "seconds until ranks that hang are given up", type=positive, metavar="SECONDS")
     format: str = option("text", "of what is printed", choices=("text", "json"))
+    quiet: bool = option(False, "say nothing on stderr but errors")
 
 
 def render(findings: Sequence[tuple[str, Finding]], form: str) -> str:
@@ -47,37 +49,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A rank is two processes from here on. The patient is examined, and MPI may hang or end it; the other one waits,
     and then says what the patient had found out until then.
     """
-    config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
+    asked = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
     reader, writer = os.pipe()
     patient = os.fork()
     if patient == 0:
         os.close(reader)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        return _examine(config, writer)
+        try:
+            return _examine(asked, writer)
+        except SystemExit:  # refused
+            os.write(writer, b"%d\n" % launch.FAULTY)
+            raise
     os.close(writer)
-    return _attend(patient, reader, config)
+    if isinstance(asked, UsageError):
+        return _attend(patient, reader, Config(quiet=True))
+    return _attend(patient, reader, asked)
 
 
-def _examine(config: Config, writer: int) -> int:
+def _examine(asked: Config | UsageError, writer: int) -> int:
     """Look at this rank, join the others, and let rank 0 print what all found; return the exit code."""
 
     def going_on(facts: Facts, check: str, fault: str) -> None:
         findings = [*diagnosis.diagnose([facts]), (check, Finding(ERROR, fault))]
         os.write(writer, json.dumps([(name, its.level, its.text) for name, its in findings]).encode() + b"\n")
 
+    def meet(comm: launch.Comm) -> None:
+        if launch.started_singly(comm.size) is None:  # else a check tells that
+            config = agreement.understood(comm, PROGRAM, asked)
+            started = {"the program": PROGRAM, "--limit": config.limit, "--format": config.format}
+            agreement.start_alike(comm, PROGRAM, started)
+
     facts = examination.before_mpi()
     comm: launch.Comm | None = None
     if facts.without_mpi:
         going_on(facts, "ranks", "they did not find each other: not every rank came this far, importing torch is slow, "
                  "or the nodes can't reach MASTER_ADDR or each other (GLOO_SOCKET_IFNAME)")  # fmt: skip
-        facts, comm = examination.with_torch(facts)
+        facts, comm = examination.with_torch(facts, meet)
     else:
         going_on(facts, "MPI library", "mpi4py did not load it")
         facts = examination.with_library(facts)
     if facts.library:
         going_on(facts, "MPI library", "MPI did not start: is there an error above, or anything stale? Else not every "
                  "rank came this far, or the nodes can't reach each other")  # fmt: skip
-        facts, comm = examination.with_world(facts)
+        facts, comm = examination.with_world(facts, meet)
+    if isinstance(asked, UsageError):
+        launch.refuse(PROGRAM, str(asked))
     going_on(facts, "ranks", "not every rank came to the end of its examination: one died, or importing torch is slow "
              "here (a higher --limit waits longer), or messages do not get through")  # fmt: skip
     facts = examination.after_mpi(facts)
@@ -85,7 +101,7 @@ def _examine(config: Config, writer: int) -> int:
     ranks = comm.gather(facts) if comm else [facts]
     findings = diagnosis.diagnose(ranks) if ranks else []
     if ranks and launch.launched()[2] == 0:
-        print(render(findings, config.format), flush=True)
+        print(render(findings, asked.format), flush=True)
     code = int(any(finding.level == ERROR for _, finding in findings))
     code = comm.bcast(code) if comm else code
     os.write(writer, b"%d\n" % code)
@@ -94,9 +110,18 @@ def _examine(config: Config, writer: int) -> int:
 
 def _attend(patient: int, reader: int, config: Config) -> int:
     """Wait for the patient and return its exit code; if it hangs, or ends too early, speak for it and return 1."""
-    reports, deadline, end = b"", time.monotonic() + config.limit, "when this rank ended"
+    _, ranks, rank = launch.launched()
+    tells = rank == 0 and not config.quiet
+    if tells:
+        print(f"{PROGRAM}: {ranks} rank(s) are examined, for {config.limit} s at most", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    reports, deadline, end = b"", began + config.limit, "when this rank ended"
     while True:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        ready, _, _ = select.select([reader], [], [], max(0.0, min(EVERY, deadline - time.monotonic())))
+        if not ready and time.monotonic() < deadline:
+            if tells:
+                print(f"{PROGRAM}: {time.monotonic() - began:.0f} s: examining", file=sys.stderr, flush=True)
+            continue
         more = os.read(reader, 2**16) if ready else b""
         if not more:
             break

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,8 +167,11 @@ def with_library(facts: Facts) -> Facts:
     return replace(facts, library=library)
 
 
-def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
-    """Start MPI as importing it would have; return the facts with what this rank is, and COMM_WORLD. Collective."""
+def with_world(facts: Facts, meet: Callable[[launch.Comm], None]) -> tuple[Facts, MPI.Comm]:
+    """Start MPI as importing it would have; return the facts with what this rank is, and COMM_WORLD. Collective.
+
+    `meet` is called with COMM_WORLD before anything else is asked of the others.
+    """
     import mpi4py
     from mpi4py import MPI
 
@@ -176,6 +179,7 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
         warnings.simplefilter("ignore", RuntimeWarning)  # of another MPI's launcher: a check tells that
         MPI.Init_thread(getattr(MPI, f"THREAD_{mpi4py.rc.thread_level.upper()}"))
     comm = MPI.COMM_WORLD
+    meet(comm)
     nodes, fault = nodes_of(comm), None
     try:
         machine.check_threads()
@@ -194,14 +198,15 @@ def with_world(facts: Facts) -> tuple[Facts, MPI.Comm]:
     return replace(facts, world=world, rank=facts.rank if world.singly else comm.rank), comm
 
 
-def with_torch(facts: Facts) -> tuple[Facts, TorchComm | None]:
+def with_torch(facts: Facts, meet: Callable[[launch.Comm], None]) -> tuple[Facts, TorchComm | None]:
     """Find the other ranks without MPI; return the facts with what this rank is, and all ranks. Collective.
 
-    Where torch can't be imported, there are no others: a check tells that.
+    `meet` is called with all ranks first. Where torch can't be imported, there are no others: a check tells that.
     """
     if import_fault("torch"):
         return facts, None
     comm = TorchComm()
+    meet(comm)
     nodes = nodes_of(comm)
     world = World(comm.rank, comm.size, nodes[comm.rank], nodes[: comm.rank].count(nodes[comm.rank]))
     return replace(facts, world=world, rank=comm.rank), comm

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from . import patience
+from . import patience, watch
 from .launch import refuse
+from .options import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from .launch import Comm
+
+
+T = TypeVar("T")
 
 
 class Gathering(Protocol):
@@ -49,8 +53,20 @@ def refusing(comm: Comm, program: str) -> Iterator[None]:
         refuse(program, fault, comm)
 
 
+def understood(comm: Comm, program: str, asked: T | UsageError) -> T:
+    """Return what was asked for; end on all ranks if any was asked wrongly. Collective, the first thing.
+
+    Whatever programs of ours the ranks run, they meet here.
+    """
+    watch.wait_for_all(comm, program)
+    fault = first_fault(comm, str(asked) if isinstance(asked, UsageError) else None)
+    if fault is not None or isinstance(asked, UsageError):
+        refuse(program, str(fault), comm)
+    return asked
+
+
 def start_alike(comm: Comm, program: str, started: Mapping[str, Any]) -> None:
-    """End on all ranks unless all were started alike: the same program, options, software. Collective, the first thing.
+    """End on all ranks unless all were started alike: the same program, options, software. Collective.
 
     `started` has what must agree by the name that a user knows it by.
     """
@@ -65,6 +81,8 @@ def unlike(everyones: Sequence[Mapping[str, Any]]) -> str:
         other = next((rank for rank, one in enumerate(everyones) if one.get(name) != first.get(name)), None)
         if other is not None:
             said.append(f"{name} is {first.get(name)} on rank 0 and {everyones[other].get(name)} on rank {other}")
+            if name == "the program":
+                break  # which has other options
     return "; ".join(said)
 
 

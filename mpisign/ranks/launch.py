@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from . import torchrun
+from . import torchrun, watch
 from .torchrun import TorchComm
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def session(program: str) -> Iterator[Comm]:
 
     A SystemExit passes: who raises it has agreed on it with the others (`agreement.refusing`).
     """
-    comm = TorchComm() if torchrun.launcher() else _world(program)
+    comm = _started(program)
     try:
         yield comm
     except SystemExit:
@@ -84,6 +84,18 @@ def session(program: str) -> Iterator[Comm]:
         sys.stdout.flush()
         time.sleep(PASSING_ON)
         comm.Abort(1)
+
+
+def _started(program: str) -> Comm:
+    """Find the other ranks, but do not wait for them for ever."""
+    _, size, rank = launched()
+    with watch.watched(program, rank) if size > 1 and not _met() else contextlib.nullcontext():
+        return TorchComm() if torchrun.launcher() else _world(program)
+
+
+def _met() -> bool:
+    """Tell whether ranks have found each other in this process before."""
+    return "mpi4py.MPI" in sys.modules or "torch.distributed" in sys.modules
 
 
 def _world(program: str) -> MPI.Comm:

@@ -13,12 +13,16 @@ from . import launch
 T = TypeVar("T")
 
 
+class UsageError(ValueError):
+    """What is wrong with a command line, perhaps that of one rank alone."""
+
+
 class Parser(argparse.ArgumentParser):
-    """An argparse parser for many ranks: one of them prints, all of them exit."""
+    """An argparse parser for many ranks: one of them prints the help, and what is wrong is raised."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong on one rank and exit with code 2 on all."""
-        launch.refuse(self.prog, f"{message} (--help lists the options)")
+        """Raise a UsageError."""
+        raise UsageError(f"{message} (--help lists the options)")
 
     def print_help(self, file: Any = None) -> None:
         """Print the help on one rank."""
@@ -31,8 +35,12 @@ def option(default: Any, help_text: str, **argument: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help_text, **argument})
 
 
-def parse(command: type[T], prog: str, description: str, arguments: Sequence[str] | None = None) -> T:
-    """Return an instance of the dataclass `command` from the command line, or exit with code 2."""
+def parse(command: type[T], prog: str, description: str, arguments: Sequence[str] | None = None) -> T | UsageError:
+    """Return an instance of the dataclass `command` from the command line, or what is wrong with that.
+
+    A rank that is alone is refused at once; else the ranks must meet first (`agreement.understood`): the others may
+    have been started with another command line, and would wait for ever for one that has left.
+    """
     parser = Parser(prog=prog, description=description)
     for field in dataclasses.fields(command):  # type: ignore[arg-type]
         settings = {"default": field.default, "type": type(field.default), **field.metadata}
@@ -42,7 +50,12 @@ def parse(command: type[T], prog: str, description: str, arguments: Sequence[str
         elif field.default not in (None, "", ()):
             settings["help"] += " (default: %(default)s)"
         parser.add_argument("--" + field.name.replace("_", "-"), **settings)
-    return command(**vars(parser.parse_args(arguments)))
+    try:
+        return command(**vars(parser.parse_args(arguments)))
+    except UsageError as fault:
+        if launch.launched()[1] == 1:
+            launch.refuse(prog, str(fault))
+        return fault
 
 
 def positive(text: str) -> int:

@@ -7,11 +7,11 @@ torchrun --nproc-per-node 8 -m mpisign.train --data PATH --model resnet50
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ranks import agreement, launch, machine, options
+from ..ranks import agreement, launch, machine, options, progress
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,36 +23,58 @@ if TYPE_CHECKING:
     from .training import Training
 
 PROGRAM = "mpisign.train"
-OWN = ("data", "output", "weights")  # options that may differ between ranks: paths of a node, or rank 0's alone
+# Options that may differ between ranks: paths of a node, or rank 0's alone.
+OWN = ("data", "output", "quiet", "weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 after a fault, 85 if told to stop. Faulty input exits with 2."""
-    config = options.parse(Recipe, PROGRAM, __doc__.splitlines()[0], arguments)
+    asked = options.parse(Recipe, PROGRAM, __doc__.splitlines()[0], arguments)
     with launch.session(PROGRAM) as comm:
+        config = agreement.understood(comm, PROGRAM, asked)
         agreement.start_alike(comm, PROGRAM, machine.started(PROGRAM, config, OWN))
         from .stop import Stop
 
         stop = Stop()
-        from ..methods.table import METHODS, ready
-        from ..ranks import place
-        from ..ranks.group import process_group
-        from .setting import check_agreed, settle
+        with progress.telling(PROGRAM, hidden=comm.rank != 0 or config.quiet) as say:
+            return _run(comm, config, stop, say)
 
-        with agreement.refusing(comm, PROGRAM):
-            setting = settle(config, comm)
-        with agreement.refusing(comm, PROGRAM):
-            check_agreed(comm, setting)
-        here, terms, config = setting.place, setting.terms, setting.config
-        chosen = {config.method: METHODS[config.method]}
-        with (
-            place.telling_of_memory(),
-            process_group(comm, here.backend, one_node=here.one_node),
-            ready(comm, chosen, terms=terms) as methods,
-        ):
-            if config.votes:
-                methods[config.method].set_schedule(config.schedule)
-            return _train(comm, setting, stop=stop, method=methods[config.method], terms=terms)
+
+def _run(comm: Comm, config: Recipe, stop: Stop, say: Callable[[str], None]) -> int:
+    """Train as asked for; return the exit code."""
+    from ..methods.table import METHODS, ready
+    from ..ranks import place
+    from ..ranks.group import process_group
+    from .setting import check_agreed, settle
+
+    with agreement.refusing(comm, PROGRAM):
+        setting = settle(config, comm)
+    with agreement.refusing(comm, PROGRAM):
+        check_agreed(comm, setting)
+    here, terms, config = setting.place, setting.terms, setting.config
+    say(greeting(setting))
+    chosen = {config.method: METHODS[config.method]}
+    with (
+        place.telling_of_memory(),
+        process_group(comm, here.backend, one_node=here.one_node),
+        ready(comm, chosen, terms=terms) as methods,
+    ):
+        if config.votes:
+            methods[config.method].set_schedule(config.schedule)
+        return _train(comm, setting, stop=stop, method=methods[config.method], terms=terms)
+
+
+def greeting(setting: Setting) -> str:
+    """Say where a training takes place, and what is trained."""
+    config, machine = setting.config, setting.place.machine
+    nodes, ranks = machine["nodes"], machine["ranks"]
+    steps = len(setting.train) // ranks // config.batch_size
+    what = f"evaluation of {config.model}" if config.evaluate else (
+        f"{config.model} by {config.method}, {config.epochs} epochs of {steps} steps, batch {config.batch_size} a rank"
+    )  # fmt: skip
+    return (
+        f"{ranks} ranks on {nodes} node{'s' * (nodes > 1)}, {machine['device']}; {what}; {len(setting.train)} pictures"
+    )
 
 
 def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:
@@ -65,9 +87,9 @@ def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Te
     first = comm.rank == 0
     log = Log(setting.folder / "log.jsonl")
     steps = len(setting.train) // comm.size // setting.config.batch_size * setting.config.epochs
-    progress = Progress(log, steps=steps, epochs=setting.config.epochs, hidden=not first)
+    shown = Progress(log, steps=steps, epochs=setting.config.epochs, hidden=not first or setting.config.quiet)
     training = Training(comm, setting, method=method, terms=terms, stop=stop,
-                        log=progress.note if first else lambda line: None)  # fmt: skip
+                        log=shown.note if first else lambda line: None)  # fmt: skip
     path = comm.bcast(setting.resume)
     notes = []
     if path is not None:
@@ -77,17 +99,18 @@ def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Te
         with agreement.refusing(comm, PROGRAM):
             weights.load(comm, Path(setting.config.weights), training.model)
     if setting.config.evaluate:
-        progress.close()
+        shown.close()
+        progress.at("evaluating")
         return _evaluate(training, path or Path(setting.config.weights))
     if first:
         checkpoint.clear(setting.folder)
         log.begin(head_of(setting), checkpoint=None if path is None else path.name,
                   epochs=training.position.epoch, steps=training.position.step)  # fmt: skip
         if setting.config.tensorboard:
-            progress.board = Board(setting.folder, steps=training.position.step)
+            shown.board = Board(setting.folder, steps=training.position.step)
         _greet(training, setting, path, notes)
     code = run(training, setting, log)
-    progress.close()
+    shown.close()
     if first:
         _tell_folder(setting)
     return code

@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ranks import progress
 from ..report import records, text
 
 if TYPE_CHECKING:
@@ -162,9 +164,11 @@ class Progress:
     def __init__(self, log: Log, *, steps: int, epochs: int, hidden: bool = False) -> None:
         from tqdm import tqdm
 
-        self.log, self.epochs = log, epochs
+        self.log, self.epochs, self.steps = log, epochs, steps
+        self._from: tuple[int, float] | None = None  # the first step that was noted, and when
+        self._last: dict[str, Any] = {}
         self.board: Board | None = None
-        self._bar = tqdm(total=steps, disable=hidden or not sys.stderr.isatty(), leave=False, unit="step")
+        self._bar = tqdm(total=steps, disable=not progress.bars(hidden=hidden), leave=False, unit="step")
 
     def note(self, line: dict[str, Any]) -> None:
         """Keep a line, and show it."""
@@ -175,8 +179,19 @@ class Progress:
             with self._bar.external_write_mode():
                 self._print_epoch(line)
         else:
-            self._bar.n = line["step"]
+            self._bar.n, self._last = line["step"], line
             self._bar.set_postfix(loss=line["loss"])
+            if self._from is None:
+                self._from = line["step"], time.monotonic()
+                progress.at(self.told if self._bar.disable else "")
+
+    def told(self) -> str:
+        """Say how far a training is, and how long it will still take."""
+        step, (first, began) = self._last["step"], self._from or (0, 0.0)
+        text = f"epoch {self._last['epoch']}/{self.epochs}, step {step} of {self.steps}, loss {self._last['loss']:.4f}"
+        if step == first:
+            return text
+        return f"{text}, {progress.left((time.monotonic() - began) / (step - first) * (self.steps - step))}"
 
     def _print_epoch(self, line: dict[str, Any]) -> None:
         skipped = f", {line['skipped']} pictures left out" if line["skipped"] else ""

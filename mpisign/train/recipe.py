@@ -67,6 +67,7 @@ class Recipe:
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out")
     seed: int = option(0, "of weights, order, augmentation, coins and traitors", type=natural, metavar="N")
     output: str = option("", "the folder of log and checkpoints (default: a new one in runs/)", metavar="FOLDER")
+    quiet: bool = option(False, "say nothing on stderr but warnings and errors")
     tensorboard: bool = option(False, "write TensorBoard's events into that folder, too")
     checkpoint_every: int = option(1, "epochs between checkpoints", type=positive, metavar="N")
     keep: int = option(3, "how many checkpoints are kept", type=positive, metavar="N")

@@ -138,7 +138,7 @@ def head_of(setting: Setting) -> dict[str, Any]:
     """Return the first line of a log."""
     asked = setting.config
     config = dataclasses.asdict(asked) | {"data": Path(asked.data).name, "weights": Path(asked.weights).name}
-    for name in ("output", "resume", "evaluate", "tensorboard"):  # they say nothing about what is trained
+    for name in ("output", "resume", "evaluate", "tensorboard", "quiet"):  # they say nothing about what is trained
         del config[name]
     pictures = {f"{part}_{what}": fact for part, fingerprint in setting.fingerprints.items()
                 for what, fact in zip(("classes", "pictures", "names"), fingerprint, strict=True)}  # fmt: skip

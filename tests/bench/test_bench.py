@@ -230,21 +230,6 @@ def test_bad_input_ends_a_job_with_code_2(tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("other", "said"), [
-    ((*BENCH, "--model", "tiny", "--iterations", "4"), "--iterations is 3 on rank 0 and 4 on rank 1"),
-    (("-m", "mpisign.train", "--model", "tiny"), "the program is mpisign.bench on rank 0 and mpisign.train on rank 1"),
-], ids=["options", "program"])  # fmt: skip
-def test_ranks_that_are_not_started_alike_end_with_code_2(tmp_path, other, said):
-    mine = mpirun(1, *BENCH, "--model", "tiny", "--iterations", "3")
-    ended = subprocess.run([*mine, ":", *mpirun(1, *other)[1:]], cwd=tmp_path, env=environment(), capture_output=True,
-                           text=True, timeout=120, check=False)  # fmt: skip
-    assert ended.returncode == 2
-    (line,) = our_lines(ended.stderr)
-    assert "the ranks were not started alike: " in line
-    assert said in line
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_ranks_started_singly_are_told_how_to_start(tmp_path):
     ended = subprocess.run([sys.executable, *TINY], cwd=tmp_path, env=environment(SLURM_NTASKS="4", SLURM_PROCID="0"),
                            capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
