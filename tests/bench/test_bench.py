@@ -81,10 +81,11 @@ def ran(photos, tmp_path_factory):
 def test_the_table(ran, ranks):
     ended, kept = ran(ranks, "table")
     assert ended.stdout.rstrip() == table.render(summarize(kept), "table", per_iteration=True)
-    assert "baseline: gloo" in ended.stdout
-    assert "vote-alltoall-nccl: NCCL needs CUDA devices" in " ".join(ended.stdout.split())
-    assert "replicas: bit-identical" in ended.stdout
-    assert ("nothing to exchange" in ended.stdout) == (ranks == 1)
+    printed = " ".join(ended.stdout.split())
+    assert "baseline: gloo" in printed
+    assert "vote-alltoall-nccl: NCCL needs CUDA devices" in printed
+    assert "replicas: bit-identical" in printed
+    assert ("nothing to exchange" in printed) == (ranks == 1)
     network = kept.head["network"]
     assert network["pair"] == ([0, ranks - 1] if ranks > 1 else None)
     assert ranks == 1 or min(network["latency_s"], network["bandwidth"]) > 0
@@ -120,7 +121,7 @@ def test_traitors_a_coin_and_a_choice_of_methods(ran):
 def test_the_overlapped_schedule(ran, ranks):
     ended, kept = ran(ranks, "overlap")
     assert ended.stdout.rstrip() == table.render(summarize(kept), "table", per_iteration=True)
-    assert "exposed comm ms" in ended.stdout
+    assert "exposed" in ended.stdout
     assert "replicas: bit-identical" in ended.stdout
     assert all(row["wrong"] == 0 for row in summarize(kept).rows if row["method"] != "none")
     assert sum(bucket["bytes"] for bucket in kept.end["buckets"]) == 4 * kept.head["coordinates"]
