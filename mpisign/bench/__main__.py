@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..ranks import agreement, launch, machine, options
+from ..ranks import agreement, launch, machine, memory, options
 from .config import Config
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ OWN = ("data", "output")  # options that may differ between ranks: paths of a no
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 1 if any result was wrong. Faulty input exits with 2."""
     config = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
+    memory.keep_heap()
     with launch.session(PROGRAM) as comm:
         agreement.start_alike(comm, PROGRAM, machine.started(PROGRAM, config, OWN))
         from ..methods.table import METHODS, ready

@@ -51,7 +51,7 @@ class Contest:
         self._results: list[Result] = []  # of the last overlapped iteration
         self._remembered: list[HeldBucket] = []
         self._momentum = Snapshot()  # of all votes, by the buckets that are remembered
-        self._gradient = Snapshot()  # of what methods exchange one after the other, in the same buckets
+        self.gradient = Snapshot()  # of what methods exchange one after the other, in the same buckets
         for ready in methods.values():
             ready.set_schedule("serial")
 
@@ -68,17 +68,18 @@ class Contest:
         A sample is method, seconds, wrong (of all ranks), the events of the time line and the seconds of each span.
         """
         self.remember(buckets)
-        self._gradient.keep(bucket.tensor for bucket in buckets)
-        honest = [floats(gradient) for gradient in self._gradient.copies]
+        self.gradient.keep(bucket.tensor for bucket in buckets)
+        honest = [floats(gradient) for gradient in self.gradient.copies]
         momenta: list[Floats | None] = [*map(floats, self._momentum.copies)] or [None for _ in buckets]
         truth, spans = Truth(self.comm, self.terms), self.terms.spans
         for name in self.shuffled():
             ready = self.methods[name]
             self.restore()
+            self.terms.room.clear()
             before = [_floats(ready.kept_of(bucket)) for bucket in buckets]
             self.flush()
             patience.quiet_barrier(self.comm)  # ranks that share a cache would drive out each other's gradient
-            self._gradient.restore()
+            self.gradient.restore()
             lies = self._lie(ready, iteration, buckets)
             gradients = [floats(bucket.tensor.clone()) for bucket in buckets] if lies else honest
             with spans("wait"):
@@ -99,8 +100,8 @@ class Contest:
                 ]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
-        self._gradient.restore()
-        self._gradient.drop()  # backward needs the room
+        self.gradient.restore()
+        self.gradient.drop()  # backward needs the room
 
     def apply(self, iteration: int, buckets: list[HeldBucket]) -> None:
         """Replace the gradient itself by what the first vote, else the first rival, makes of it.
@@ -111,6 +112,7 @@ class Contest:
         chosen = next(first[kind] for kind in ("vote", "rival", "ceiling") if kind in first)
         self.restore()
         self.forget()
+        self.terms.room.clear()
         self._lie(self.methods[chosen], iteration, buckets)
         self._play(chosen, iteration, buckets)
         self.terms.spans.take()
@@ -131,11 +133,13 @@ class Contest:
         pass in bf16.
         """
         wrong, P = dict[str, int](), self.comm.size
-        vector = torch.zeros(max(coordinates, 64 * P + 1), device=device)
-        vector[self.comm.rank :: P] = P
+        vectors = [torch.empty(max(coordinates, 64 * P + 1), device=device) for _ in range(2)]
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
-                work = [HeldBucket(at, vector.clone(), [vector], last) for at, last in enumerate((False, True))]
+                for vector in vectors:
+                    vector.zero_()
+                    vector[self.comm.rank :: P] = P
+                work = [HeldBucket(at, vector, [vector], last=at == 1) for at, vector in enumerate(vectors)]
                 ready.set_schedule(schedule)
                 self._play(name, 0, work)
                 ready.set_schedule("serial")
@@ -147,6 +151,7 @@ class Contest:
     @contextlib.contextmanager
     def overlapping(self, name: str, step: int) -> Iterator[None]:
         """Let `play` exchange by this method, during backward. What the result is at the end is what counts."""
+        self.terms.room.clear()
         self.turn.give(name, self.methods[name], step=step)
         try:
             yield
@@ -167,7 +172,7 @@ class Contest:
         self._momentum.keep(self._momenta())
 
     def forget(self) -> None:
-        """Free what was kept for `restore`."""
+        """Forget what was kept for `restore`."""
         self._remembered = []
         self._momentum.drop()
 
