@@ -80,8 +80,8 @@ class Contest:
             self.flush()
             patience.quiet_barrier(self.comm)  # ranks that share a cache would drive out each other's gradient
             self.gradient.restore()
-            lies = self._lie(ready, iteration, buckets)
-            gradients = [floats(bucket.tensor.clone()) for bucket in buckets] if lies else honest
+            lies = self._prepare(ready, iteration, buckets)
+            gradients = [floats(bucket.tensor * ready.divisor) for bucket in buckets] if lies else honest
             with spans("wait"):
                 patience.quiet_barrier(self.comm)
                 self.comm.Barrier()
@@ -113,7 +113,7 @@ class Contest:
         self.restore()
         self.forget()
         self.terms.room.clear()
-        self._lie(self.methods[chosen], iteration, buckets)
+        self._prepare(self.methods[chosen], iteration, buckets)
         self._play(chosen, iteration, buckets)
         self.terms.spans.take()
         self.terms.spans.take_events()
@@ -132,18 +132,19 @@ class Contest:
         schedule. Each is of one rank alone, so a rank that is left out shows, which on many ranks a round would let
         pass in bf16.
         """
+        self.gradient, self._momentum = Snapshot(), Snapshot()  # all rounds are over
         wrong, P = dict[str, int](), self.comm.size
         vectors = [torch.empty(max(coordinates, 64 * P + 1), device=device) for _ in range(2)]
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
                 for vector in vectors:
                     vector.zero_()
-                    vector[self.comm.rank :: P] = P
+                    vector[self.comm.rank :: P] = P / ready.divisor
                 work = [HeldBucket(at, vector, [vector], last=at == 1) for at, vector in enumerate(vectors)]
                 ready.set_schedule(schedule)
                 self._play(name, 0, work)
                 ready.set_schedule("serial")
-                off = [~((bucket.tensor - 1).abs() <= 4 * ready.method.truth.roundoff) for bucket in work]  # so is NaN
+                off = [~(vector.sub_(1).abs_() <= 4 * ready.method.truth.roundoff) for vector in vectors]  # so is NaN
                 wrong[name] = self.comm.allreduce(sum(int(torch.count_nonzero(one)) for one in off))
         self.terms.spans.take_events()
         return wrong
@@ -192,8 +193,11 @@ class Contest:
         yield
         self.costs[name].append(time.perf_counter() - began)
 
-    def _lie(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:
-        """Put a dense traitor's gradients into the buckets, and tell whether there is one."""
+    def _prepare(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:
+        """Make of the gradient what DDP hands to a method; tell whether this rank lies in it."""
+        if ready.divisor > 1:
+            for bucket in buckets:
+                bucket.tensor.div_(ready.divisor)
         lies = [ready.lie(bucket.tensor, bucket=bucket.number, step=iteration) for bucket in buckets]
         return any(lies)
 

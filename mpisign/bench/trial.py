@@ -36,7 +36,7 @@ class Trial:
         with clock.timed(self.spans, "data", self.device):
             pictures, labels = (part.to(self.device) for part in next(self.batches))
         with clock.timed(self.spans, "forward", self.device):
-            loss = cross_entropy(self.replica(pictures), labels)
+            loss = cross_entropy(self.replica(pictures), labels) / self.turn.divisor
         began = clock.moment(self.device) if self.turn.is_nobodys else None
         with clock.timed(self.spans, "backward", self.device):
             loss.backward()  # type: ignore[no-untyped-call]

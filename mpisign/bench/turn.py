@@ -36,6 +36,11 @@ class Turn:
         self._marks: list[float] = []  # when the exchange of each bucket began and ended, if traced
 
     @property
+    def divisor(self) -> int:
+        """What the loss is divided by, for the method whose turn it is."""
+        return 1 if self._ready is None else self._ready.divisor
+
+    @property
     def is_nobodys(self) -> bool:
         """Whether no method exchanges what backward computes."""
         return self._ready is None

@@ -31,7 +31,7 @@ class Share(NamedTuple):
     """What is known of m coordinates of all ranks' vectors, computed in float64; statistics of what is finite alone."""
 
     mean: NDArray[np.float64]  # (m,)
-    size: Floats  # (m,), the mean of |x|
+    size: Floats  # (m,), the mean of |x|; infinite where a rank's is
     deviation: Floats  # (m,), of the ranks from the mean
     squares: float  # the sum of all x^2
     largest: float  # the largest eigenvalue of the ranks' matrix of inner products
@@ -52,15 +52,21 @@ def share_of(rows: Floats) -> Share:
 def wrong_means(result: Floats, share: Share, *, P: int, truth: Standard) -> int:
     """Count the coordinates of a mean, float32 (m,), that rounding does not explain; all, if it is so of all together.
 
+    Where a rank's is infinite, or no number, so must the mean be. Where the sum may be beyond the largest number of the
+    arithmetic, the mean may be infinite.
+
     Whatever the order of the ranks' sum, and whatever a method divides by P when: a sum over any k ranks has a square,
     over all coordinates, of at most k times the largest eigenvalue.
     """
     bound = (P + 2) * (truth.roundoff * share.size + truth.underflow) + TINY
-    with np.errstate(invalid="ignore"):
+    finite = np.isfinite(share.mean)
+    with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(result - share.mean)
-    right = (error <= bound) | (np.isnan(share.mean) & np.isnan(result))  # not `>`: a NaN that should not be counts
-    wrong = int(np.count_nonzero(~right))
-    known = np.isfinite(share.mean) & np.isfinite(error)
+        overflown = ~np.isfinite(result) & (P * share.size > truth.largest)
+    near = (error <= bound) | overflown  # not `>`: a NaN that should not be counts
+    same = (result == share.mean) | (np.isnan(result) & np.isnan(share.mean))
+    wrong = int(np.count_nonzero(~np.where(finite, near, same)))
+    known = finite & np.isfinite(error)
     expected = (2 * share.squares + (P * (P + 1) / 2 - 1) * share.largest) / P**2
     # Where ranks are so alike that their sums round the same way each time, errors add up instead of their squares.
     alike = known & (share.deviation <= P * truth.roundoff * np.abs(share.mean))
@@ -80,13 +86,18 @@ class Mean:
     def __init__(self, comm: Comm, x: Floats) -> None:
         self.comm, P, self.n = comm, comm.size, len(x)
         self.shares: list[Share] = []
+        # One piece each, for the temporary arrays between them would leave holes.
+        own = sum(bounds.stop - bounds.start for bounds in self.bounds())
+        means, sizes, deviations, end = np.empty(own), np.empty(own, np.float32), np.empty(own, np.float32), 0
         patience.quiet_barrier(comm)
         for piece in self._pieces():
             bounds = self._bounds(piece)
             counts, mine = np.diff(bounds), bounds[comm.rank + 1] - bounds[comm.rank]
             received = np.empty((P, mine), np.float32)
             comm.Alltoallv([x[piece], counts], [received, np.full(P, mine)])
-            self.shares.append(share_of(received))
+            share, kept, end = share_of(received), slice(end, end + mine), end + mine
+            means[kept], sizes[kept], deviations[kept] = share[:3]
+            self.shares.append(share._replace(mean=means[kept], size=sizes[kept], deviation=deviations[kept]))
 
     def _pieces(self) -> Iterator[slice]:
         size = PIECE * max(1, self.comm.size // 64)

@@ -27,6 +27,7 @@ Shapes = Sequence[tuple[int, ...]]  # of the tensors of a bucket
 See = Callable[[int, "Tensor", "NDArray[np.bool_]"], None]
 
 Kind = Literal["ceiling", "rival", "vote"]
+LARGEST = 3.4028234663852886e38  # float32's, and near to bfloat16's
 MPI, NCCL, MATRICES = "mpi", "nccl", "matrices"  # what a method may need
 
 
@@ -36,6 +37,7 @@ class Standard(NamedTuple):
     of: Literal["nothing", "projection", "mean", "vote"]
     roundoff: float = 0.0  # of a mean's arithmetic, relative
     underflow: float = 0.0  # what an operation of a mean may lose near 0, absolute
+    largest: float = LARGEST  # number of a mean's arithmetic: beyond, it may be infinite
     rank: int = 0  # of the projection of a matrix
 
 
@@ -57,14 +59,17 @@ class Ready:
 
     `hook` is a communication hook of DistributedDataParallel, `state` what it gets. The functions below steer an
     exchange; here they do what a dense method needs. `ready` fills in `method` and `traitor`.
+
+    A hook that only sums has the `divisor` P: what it gets must have been divided by that. DDP without a hook does so
+    while it copies a gradient into its bucket, at no cost; here the loss is divided, or the gradient before the clock.
     """
 
     times_itself = False  # adds the parts of an exchange to Terms.spans
     method: Method
     traitor: Traitor | None = None  # whose gradients this rank sends, if it lies
 
-    def __init__(self, hook: Hook, state: Any = None) -> None:
-        self.hook, self.state = hook, state
+    def __init__(self, hook: Hook, state: Any = None, *, divisor: int = 1) -> None:
+        self.hook, self.state, self.divisor = hook, state, divisor
 
     def __call__(self, bucket: Any) -> torch.futures.Future[Tensor]:
         return self.hook(self.state, bucket)
@@ -85,7 +90,9 @@ class Ready:
         from ..coding.coding import on_host
 
         with on_host(gradient) as host:
+            host.mul_(self.divisor)  # it remembers gradients, and others divide them by something else
             self.traitor.lie_in_gradient(host.numpy(), bucket, step=step)
+            host.div_(self.divisor)
         return True
 
     def momentum_of(self, bucket: Bucket) -> Tensor | None:

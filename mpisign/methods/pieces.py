@@ -46,13 +46,13 @@ class Pieces:
     def __init__(self, terms: Terms, iterations: int = 1, *, every: int = 1) -> None:
         self.terms, self.iterations, self.every = terms, iterations, every
         self.seconds = 0.0
-        self._step = 0
+        self._step, self._divisor = 0, 1
         self._kept: dict[int, _Kept] = {}
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def begin(self, ready: Ready, step: int) -> None:
         """Forget the pieces of before, and watch what this method sends."""
-        self._step, self._kept, self.seconds = step, {}, 0.0
+        self._step, self._divisor, self._kept, self.seconds = step, ready.divisor, {}, 0.0
         ready.observe(self._note)
 
     def end(self, ready: Ready) -> None:
@@ -86,7 +86,7 @@ class Pieces:
         """Return what was put in, bucket by bucket, and what became of the momentum; after `results`."""
         evidence = []
         for number, kept in self._kept.items():
-            put_in = floats(kept.gradient), kept.sizes, tie_of(self.terms, number, step=self._step)
+            put_in = floats(kept.gradient) * self._divisor, kept.sizes, tie_of(self.terms, number, step=self._step)
             if kept.whole is None:
                 evidence.append(Evidence(*put_in, sent=kept.sent, words=kept.words))
             else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..ranks import patience
-from .method import MATRICES, MPI, NCCL, Hook, Method, Ready, Shapes, Standard, Terms
+from .method import LARGEST, MATRICES, MPI, NCCL, Hook, Method, Ready, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
     import torch
@@ -68,38 +68,43 @@ class _ByMPI(Ready):
         self.state.patient = schedule == "overlap"
 
 
-def _by_mpi(comm: Any, work: Callable[[patience.Patient, Any], Tensor], resources: contextlib.ExitStack) -> Ready:
-    """Make what does `work(comm, bucket)` in a thread, over a communicator of its own."""
+def _by_mpi(
+    comm: Any, work: Callable[[patience.Patient, Tensor], object], resources: contextlib.ExitStack, *, divisor: int = 1
+) -> Ready:
+    """Make what does `work(comm, gradient on the host)` in a thread, over a communicator of its own."""
+    from ..coding.coding import on_host
+
     own = patience.Patient(comm.Dup())
     resources.callback(own.Free)
-    in_thread = _in_thread(work, resources)
+
+    def exchange(state: patience.Patient, bucket: Any) -> Tensor:
+        buffer: Tensor = bucket.buffer()
+        with on_host(buffer) as host:
+            work(state, host)
+        return buffer
+
+    in_thread = _in_thread(exchange, resources)
 
     def hook(state: patience.Patient, bucket: Any) -> torch.futures.Future[Tensor]:
         state.computing = not bucket.is_last()
         return in_thread(state, bucket)
 
-    return _ByMPI(hook, own)
+    return _ByMPI(hook, own, divisor=divisor)
 
 
 def _mpi(comm: Any, terms: Terms, resources: contextlib.ExitStack) -> Ready:
-    """Make the mean by `MPI_Allreduce`, in place, in a thread.
+    """Make the sum by `MPI_Allreduce`, in place, in a thread.
 
     Example: 4 ranks, a bucket of 1,000 coordinates. 4,000 bytes are all-reduced; each rank sends and receives
     2 (4 - 1) / 4 times as many, 6,000, at the least.
     """
 
-    def all_reduce(comm: patience.Patient, bucket: Any) -> Tensor:
+    def all_reduce(comm: patience.Patient, gradient: Tensor) -> None:
         from mpi4py.MPI import IN_PLACE
 
-        from ..coding.coding import on_host
+        comm.Allreduce(IN_PLACE, gradient.numpy())
 
-        buffer: Tensor = bucket.buffer()
-        with on_host(buffer) as host:
-            host.div_(comm.size)  # before the sum, as the hooks of PyTorch do
-            comm.Allreduce(IN_PLACE, host.numpy())
-        return buffer
-
-    return _by_mpi(comm, all_reduce, resources)
+    return _by_mpi(comm, all_reduce, resources, divisor=comm.size)
 
 
 def _bf16_mpi(comm: Any, terms: Terms, resources: contextlib.ExitStack) -> Ready:
@@ -111,16 +116,7 @@ def _bf16_mpi(comm: Any, terms: Terms, resources: contextlib.ExitStack) -> Ready
     from .shares import Shares
 
     shares = Shares(comm.size, comm.rank)
-
-    def reduce(comm: patience.Patient, bucket: Any) -> Tensor:
-        from ..coding.coding import on_host
-
-        buffer: Tensor = bucket.buffer()
-        with on_host(buffer) as host:
-            shares.mean(comm, host)
-        return buffer
-
-    return _by_mpi(comm, reduce, resources)
+    return _by_mpi(comm, shares.mean, resources)
 
 
 def _group(backend: str | None) -> dist.ProcessGroup:
@@ -132,37 +128,46 @@ def _group(backend: str | None) -> dist.ProcessGroup:
     return cast("dist.ProcessGroup", dist.new_group(backend=backend))
 
 
+def _sum(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
+    """Sum a bucket as DDP without a hook does, `_AllReduceBySumCommHook` of PyTorch's reducer."""
+    import torch.distributed as dist
+
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return future
+
+
 def _gloo(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
-    """Make the mean by Gloo, by PyTorch's own hook; DDP without one divides while it copies. CUDA goes via the host.
+    """Make the sum by Gloo, as DDP without a hook does. CUDA goes via the host.
 
     Example: the same 6,000 bytes a rank as by MPI for 1,000 coordinates and 4 ranks, over Gloo's own sockets.
     """
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
     group = _group("gloo")
 
-    def by_way_of_the_host(state: Any, bucket: Any) -> Tensor:
+    def by_way_of_the_host(group: dist.ProcessGroup, bucket: Any) -> Tensor:
         import torch.distributed as dist
 
         from ..coding.coding import on_host
 
         buffer: Tensor = bucket.buffer()
         with on_host(buffer) as host:
-            dist.all_reduce(host.div_(group.size()), group=group)
+            dist.all_reduce(host, group=group)
         return buffer
 
     on_cuda = _in_thread(by_way_of_the_host, resources)
-    return Ready(lambda state, bucket: (on_cuda if bucket.buffer().is_cuda else allreduce_hook)(state, bucket), group)
+
+    def hook(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
+        return on_cuda(group, bucket) if bucket.buffer().is_cuda else _sum(group, bucket)
+
+    return Ready(hook, group, divisor=comm.size)
 
 
 def _nccl(comm: Comm, terms: Terms, resources: contextlib.ExitStack) -> Ready:
-    """Make the mean by NCCL, by PyTorch's own hook; DDP without one divides while it copies.
+    """Make the sum by NCCL, as DDP without a hook does.
 
     Example: the same 6,000 bytes a rank for 1,000 coordinates and 4 ranks, between the devices' own memory.
     """
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-    return Ready(allreduce_hook, _group("nccl"))
+    return Ready(_sum, _group("nccl"), divisor=comm.size)
 
 
 def _compressed(bits: str) -> Callable[[Comm, Terms, contextlib.ExitStack], Ready]:
@@ -257,8 +262,8 @@ def _reduced_by_shares(size: int) -> Callable[..., Traffic]:
     return traffic
 
 
-def _mean(roundoff: float, underflow: float = 0.0) -> Standard:
-    return Standard("mean", roundoff, underflow)
+def _mean(roundoff: float, underflow: float = 0.0, largest: float = LARGEST) -> Standard:
+    return Standard("mean", roundoff, underflow, largest)
 
 
 _POWER_SGD_UNASKED = (
@@ -270,7 +275,7 @@ RIVALS = (
     Method("gloo", "rival", "fp32 all-reduce by Gloo, PyTorch's own on CPUs", _gloo, _all_reduced(4), _mean(2**-24)),
     Method("nccl", "rival", "fp32 all-reduce by NCCL", _nccl, _all_reduced(4), _mean(2**-24), frozenset({NCCL})),
     Method("fp16", "rival", "fp16 all-reduce by NCCL, or by Gloo without it", _compressed("fp16"), _all_reduced(2),
-           _mean(2**-11, 2**-25)),
+           _mean(2**-11, 2**-25, largest=65504.0)),
     Method("bf16", "rival", "bf16 all-reduce by NCCL, or by Gloo without it", _compressed("bf16"), _all_reduced(2),
            _mean(2**-8)),
     Method("bf16-mpi", "rival", "bf16 sent by MPI, summed in fp32", _bf16_mpi, _reduced_by_shares(2), _mean(2**-8),

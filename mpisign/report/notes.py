@@ -20,6 +20,7 @@ from .text import milliseconds
 
 WARNING = "WARNING: "
 CROWDED = "more ranks than cores: they slow each other down; don't report these times as a cluster's"
+DIVIDED = {"gloo", "nccl", "mpi"}
 SETTLED = 2  # iterations until DDP has divided the gradient anew and the plans for its buckets are made
 
 
@@ -226,7 +227,11 @@ def _checked(summary: Summary) -> str:
 
 def _warm(summary: Summary) -> bool:
     votes = any(kind == "vote" for kind in summary.run.kinds.values())
-    return votes and not summary.overlaps and _config(summary)["momentum"] > 0 and summary.run.head["clock"] < CLOCK
+    return votes and not summary.overlaps and _config(summary)["momentum"] > 0 and summary.run.head["clock"] < 2
+
+
+def _divided_within(summary: Summary) -> bool:
+    return summary.run.head["clock"] < CLOCK and not DIVIDED.isdisjoint(summary.run.kinds)
 
 
 def _on_network(judge: Callable[[dict[str, Any]], str | None]) -> Note:
@@ -311,6 +316,13 @@ NOTES = (
         lambda summary: (
             "an old record: gradient and momentum were written just before the clock started; where both fit the "
             "cache, votes found their momentum warmer than in training"
+        ),
+    ),
+    Note(
+        _divided_within,
+        lambda summary: (
+            "an old record: gloo, nccl and mpi divided the gradient in a pass of their own, within the clock; DDP does "
+            "so while it copies the gradient"
         ),
     ),
     Note(lambda summary: summary.overlaps and _machine(summary)["torch_threads"] > 1, _beside),

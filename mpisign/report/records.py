@@ -8,7 +8,8 @@ The first line says what its methods are, so that no reader has to know their na
 "ceiling" (it sends nothing, and has no result), "rival" or "vote"; `lossy` lists those that have no exact result.
 
 `clock` is how times are taken. 1: momentum and gradient were written just before the clock of a held gradient started,
-and overlapped dense methods had buckets of one size; these records do not say so. 2 is the one of today.
+and overlapped dense methods had buckets of one size; these records do not say so. 2: `gloo`, `nccl` and `mpi` divided
+the gradient within the clock. 3 is the one of today.
 
 `block` is how many overlapped iterations a method has in a row, else 1.
 
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 3
-CLOCK = 2
+CLOCK = 3
 NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped", "baseline"}
 # What must agree before two runs are compared, as far as their records tell it.
 FACTS = {

@@ -200,7 +200,7 @@ class Training:
         if self.checking:
             self.pieces.begin(self.method, position.step)
         with timed(self.spans, "backward", self.device):
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss / self.method.divisor).backward()  # type: ignore[no-untyped-call]
         with self.spans("agree"):
             agreed = sums.wait()
         if agreed["not_finite"]:

@@ -116,8 +116,8 @@ def vote_of(weights):
     return after
 
 
-def mean_of(weights):
-    """Return what makes the result the sum of the ranks' gradients with such weights."""
+def sum_of(weights):
+    """Return what makes the result the sum of what goes in on all ranks, with such weights."""
 
     def after(spot, result, gradient, others):
         result.copy_((torch.tensor(weights(spot.comm.size)) @ everyones(spot, gradient)).to(result.dtype))
@@ -357,9 +357,9 @@ MUTANTS = (
     Mutant("no mean", "each rank keeps its own gradient", FP32, instead=nothing),
     Mutant("mean stale", "averages once, then hands out its old result", FP32, after=stale),
     Mutant("mean without a rank", "the last rank is left out", FP32,
-           after=mean_of(lambda P: [1 / P] * (P - 1) + [0.0])),
+           after=sum_of(lambda P: [1.0] * (P - 1) + [0.0])),
     Mutant("mean of half", "half of the ranks are left out", BF16,
-           after=mean_of(lambda P: [1 / P] * (P // 2) + [0.0] * (P - P // 2))),
+           after=sum_of(lambda P: [1 / P] * (P // 2) + [0.0] * (P - P // 2))),
     Mutant("zero", "the result is 0", BF16, after=times(lambda P: 0.0)),
     Mutant("divided twice", "the mean is divided by P again", FP16, after=times(lambda P: 1 / P)),
     Mutant("not divided", "the sum", FP32, after=times(lambda P: float(P))),

@@ -364,3 +364,47 @@ def test_powersgd_sends_what_it_is_booked_for(comm, monkeypatch):
             assert sample["wrong"] == 0
     # An all-reduce makes each of two ranks send as many bytes as go into it.
     assert sum(sent) == METHODS["powersgd-4"].traffic(shapes, "positive", (0, 1)).max()
+
+
+class _Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.Sequential(nn.Linear(7, 300), nn.ReLU(), nn.Linear(300, 5))
+
+    def forward(self, x):
+        return self.parts(x)
+
+
+@pytest.mark.parametrize("name", ABLE)
+def test_what_only_sums_gets_what_ddp_without_a_hook_sums(comm, name):
+    """That method's gradient is plain DDP's, where the loss is divided; and no others' hook sums without dividing."""
+    assert (METHODS[name].truth.of == "mean") == (name in ("mpi", "gloo", "fp16", "bf16", "bf16-mpi"))
+    with contest_of(comm, name) as contest:
+        divisor = contest.methods[name].divisor
+        assert divisor == (comm.size if name in ("mpi", "gloo") else 1)
+        if divisor == comm.size:
+            plain, hooked = (DistributedDataParallel(_Plain(), bucket_cap_mb=0.001) for _ in range(2))
+            hooked.register_comm_hook(contest.turn, play)
+            x = torch.randn(4, 7, generator=torch.Generator().manual_seed(comm.rank))
+            plain(x).square().mean().backward()
+            with contest.overlapping(name, 1):
+                (hooked(x).square().mean() / contest.turn.divisor).backward()
+            assert contest.wrong_overlapped(name) == 0
+            for a, b in zip(plain.parameters(), hooked.parameters(), strict=True):
+                torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["mpi", "gloo"])
+def test_a_held_gradient_is_divided_before_the_clock(comm, name, monkeypatch):
+    with contest_of(comm, name) as contest:
+        play, seen = contest._play, []
+
+        def noted(method, iteration, buckets):
+            seen.extend(bucket.tensor.clone() for bucket in buckets)
+            return play(method, iteration, buckets)
+
+        monkeypatch.setattr(contest, "_play", noted)
+        buckets = held_buckets(comm)
+        assert [sample["wrong"] for sample in contest.round(0, buckets)] == [0]
+        assert all(torch.equal(one, bucket.tensor / comm.size) for one, bucket in zip(seen, buckets, strict=True))

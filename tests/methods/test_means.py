@@ -86,14 +86,35 @@ def test_a_right_mean_is_not_accused(P, gradients):
                 assert wrong_in((order(sent) / P).float().numpy(), rows, name) == 0, (n, name, order.__name__)
 
 
-def test_what_is_not_finite_has_to_be_so_in_the_result():
-    rows = normal(3, 100).astype(np.float32)
-    rows[1, 5] = np.nan
-    right = rows.mean(0)
-    assert wrong_in(right, rows, "mpi") == 0
-    assert wrong_in(np.nan_to_num(right), rows, "mpi") == 1
-    right[6] = np.nan
-    assert wrong_in(right, rows, "mpi") == 1
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("of_ranks", [(np.nan, 1), (np.inf, 1), (-np.inf, -1), (np.inf, np.inf), (np.inf, -np.inf)])
+def test_what_is_not_finite_has_to_be_so_in_the_result(of_ranks, name):
+    rows = np.tile(normal(100).astype(np.float32), (3, 1))
+    rows[:2, 5] = of_ranks
+    with np.errstate(invalid="ignore"):
+        right = rows.mean(0)
+    assert wrong_in(right, rows, name) == 0
+    for other in {0.0, 1.0, np.inf, -np.inf, np.nan} - {right[5]}:
+        if not (np.isnan(other) and np.isnan(right[5])):
+            faulty = right.copy()
+            faulty[5] = other
+            assert wrong_in(faulty, rows, name) == 1, other
+    for other in (np.nan, np.inf):
+        faulty = right.copy()
+        faulty[6] = other
+        assert wrong_in(faulty, rows, name) == 1, other
+
+
+@pytest.mark.parametrize(("name", "size"), [("fp16", 7e4), ("mpi", 3e38), ("bf16", 3.39e38)])
+def test_what_is_beyond_the_largest_number_may_be_infinite(name, size):
+    rows = np.full((3, 100), 0.5, np.float32)
+    rows[:, 7] = size
+    sent = torch.from_numpy(rows).to(TYPES[name])
+    right = (one_by_one(sent) / 3).float().numpy()
+    assert np.isinf(right[7])
+    assert wrong_in(right, rows, name) == 0
+    right[8] = np.inf
+    assert wrong_in(right, rows, name) == 1
 
 
 FAULTS = {

@@ -556,7 +556,10 @@ def test_runs_differ_in_what_both_tell_alone():
 
 
 def test_records_of_another_clock_differ_and_say_so():
-    old, new = made_run(), made_run()
-    old.head["clock"] = 1
-    assert records.differences(old, new) == ["clock: 1 and 2"]
-    assert ["warmer" in "\n".join(notes(summarize(run))) for run in (old, new)] == [True, False]
+    runs = [made_run() for _ in range(3)]
+    for clock, run in enumerate(runs, 1):
+        run.head["clock"] = clock
+    assert [records.differences(run, runs[-1]) for run in runs] == [["clock: 1 and 3"], ["clock: 2 and 3"], []]
+    told = ["\n".join(notes(summarize(run))) for run in runs]
+    assert ["warmer" in one for one in told] == [True, False, False]
+    assert ["within the clock" in one for one in told] == [True, True, False]
