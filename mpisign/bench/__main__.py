@@ -16,6 +16,7 @@ from ..ranks import agreement, launch, machine, memory, options
 from .config import Config
 
 if TYPE_CHECKING:
+    from ..ranks.launch import Comm
     from ..report.records import Run
     from .setting import Setting
 
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with agreement.refusing(comm, PROGRAM):
             setting = settle(config, comm)
         here = setting.place
+        if here.device.type == "cpu":
+            fit(setting, comm)
         if comm.rank == 0 and config.format == "table":
             batch = "" if config.sizes else f"batch {setting.config.batch_size} a rank, "
             print(f"{PROGRAM}: {comm.size} ranks on {here.device.type}, {batch}"
@@ -54,6 +57,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.end |= {"wall_s": time.monotonic() - began, "peak_bytes": comm.allgather(peak)}
         code = finish(run, setting) if comm.rank == 0 else 0
         return int(comm.bcast(code))
+
+
+def fit(setting: Setting, comm: Comm) -> None:
+    """Warn where the memory of a node is tight for its ranks, and refuse where it will not suffice. Collective."""
+    from .memory import Room, verdict
+
+    everyones = [*zip(setting.place.nodes, comm.allgather((memory.available(), memory.taken())), strict=True)]
+    rooms = []
+    for node in set(setting.place.nodes):
+        found = [(free, taken) for number, (free, taken) in everyones if number == node and free is not None]
+        if found:
+            rooms.append(Room(len(found), min(free for free, _ in found) + sum(taken for _, taken in found)))
+    if not rooms:
+        return
+    warning, fault = verdict(sum(setting.memory.values()), rooms)
+    if fault and not setting.config.anyway:
+        launch.refuse(PROGRAM, fault, comm)
+    if comm.rank == 0 and (warning or fault):
+        print(f"{PROGRAM}: WARNING: {warning or fault}", file=sys.stderr, flush=True)
 
 
 def finish(run: Run, setting: Setting) -> int:
