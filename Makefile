@@ -1,4 +1,4 @@
-# make bench   set up, then measure: does the vote pay here?
+# make bench   set up, then measure: does the vote pay here? 16 ranks (RANKS=8: 8), or as many as fit into memory
 # make check   set up, then what is quick: formatting, types, layers, tests that start no ranks
 # make test    set up, then every check and test
 # make test-slurm  set up, then slurm/ on a real Slurm that is installed and started here (takes root; else it says so)
@@ -11,7 +11,6 @@ PYTHON ?= python3
 MPI ?= mpich
 # Each MPI has an environment of its own: their mpiruns bear the same name.
 VENV ?= .venv$(if $(filter mpich,$(MPI)),,-$(or $(MPI),system))
-RANKS ?= 16
 MODEL ?= resnet50
 
 ifneq ($(and $(filter check test,$(MAKECMDGOALS)),$(filter-out mpich,$(or $(MPI),system))),)
@@ -34,7 +33,8 @@ endif
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed
-	$(mpirun) -n $(RANKS) $(bin)/python -m mpisign.bench --model $(MODEL)
+	$(mpirun) -n $(or $(RANKS),$$($(bin)/python -m mpisign.bench.memory $(MODEL) 16)) \
+		$(bin)/python -m mpisign.bench --model $(MODEL)
 
 check: $(VENV)/installed-test
 	$(bin)/python tests/run.py --check

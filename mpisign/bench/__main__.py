@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..ranks import agreement, launch, machine, options, progress
+from ..ranks import agreement, launch, machine, memory, options, progress
 from .config import LEAST, SECONDS, SECONDS_OF_A_SIZE, Config
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ OWN = ("data", "output", "quiet")  # options that may differ between ranks: path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 1 if any result was wrong. Faulty input exits with 2."""
     asked = options.parse(Config, PROGRAM, __doc__.splitlines()[0], arguments)
+    memory.keep_heap()
     with launch.session(PROGRAM) as comm:
         config = agreement.understood(comm, PROGRAM, asked)
         agreement.start_alike(comm, PROGRAM, machine.started(PROGRAM, config, OWN))
@@ -47,6 +48,8 @@ def _run(comm: Comm, config: Config, say: Callable[[str], None]) -> int:
         setting = settle(config, comm)
     here = setting.place
     say(greeting(setting))
+    if here.device.type == "cpu":
+        fit(setting, comm)
     began, run, terms = time.monotonic(), new_run(setting), setting.terms
     run.end["type"] = "end"
     progress.at("trying the network")
@@ -64,7 +67,7 @@ def _run(comm: Comm, config: Config, say: Callable[[str], None]) -> int:
 
 
 def greeting(setting: Setting) -> str:
-    """Say where a run takes place, what is measured, and how long that takes at least."""
+    """Say where a run takes place, what is measured, how long that takes at least, and how much memory."""
     config, here = setting.config, setting.place
     nodes, rounds = here.machine["nodes"], f"{config.iterations} iterations" if config.iterations else ""
     what = [f"{here.machine['ranks']} ranks on {nodes} node{'s' * (nodes > 1)}, {here.machine['device']}"]
@@ -77,7 +80,28 @@ def greeting(setting: Setting) -> str:
     if config.until:
         rounds = f"until the intervals are narrow, {config.time_cap:.0f} s at most"
     what += [f"methods {', '.join(setting.methods)}", rounds]
+    if here.device.type == "cpu":
+        what.append(f"about {sum(setting.memory.values()) / 1e9:.2f} GB of memory a rank")
     return "; ".join(what)
+
+
+def fit(setting: Setting, comm: Comm) -> None:
+    """Warn where the memory of a node is tight for its ranks, and refuse where it will not suffice. Collective."""
+    from .memory import Room, verdict
+
+    everyones = [*zip(setting.place.nodes, comm.allgather((memory.available(), memory.taken())), strict=True)]
+    rooms = []
+    for node in set(setting.place.nodes):
+        found = [(free, taken) for number, (free, taken) in everyones if number == node and free is not None]
+        if found:
+            rooms.append(Room(len(found), min(free for free, _ in found) + sum(taken for _, taken in found)))
+    if not rooms:
+        return
+    warning, fault = verdict(sum(setting.memory.values()), rooms)
+    if fault and not setting.config.anyway:
+        launch.refuse(PROGRAM, fault, comm)
+    if comm.rank == 0 and (warning or fault):
+        print(f"{PROGRAM}: WARNING: {warning or fault}", file=sys.stderr, flush=True)
 
 
 def finish(run: Run, setting: Setting, say: Callable[[str], None]) -> int:

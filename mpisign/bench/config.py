@@ -63,6 +63,7 @@ class Config:
     adversaries: int = option(0, "how many ranks are traitors", type=natural, metavar="N")
     adversary: str = option("invert", "what a traitor sends", choices=tuple(ADVERSARIES))
     share_gpus: bool = option(False, "let ranks share CUDA devices, to try it out: the times are not a cluster's")
+    anyway: bool = option(False, "start although memory is not likely to suffice")
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
     format: str = option("table", "of what is printed", choices=FORMATS)

@@ -51,7 +51,7 @@ class Contest:
         self._results: list[Result] = []  # of the last overlapped iteration
         self._remembered: list[HeldBucket] = []
         self._momentum = Snapshot()  # of all votes, by the buckets that are remembered
-        self._gradient = Snapshot()  # of what methods exchange one after the other, in the same buckets
+        self.gradient = Snapshot()  # of what methods exchange one after the other, in the same buckets
         for ready in methods.values():
             ready.set_schedule("serial")
 
@@ -68,17 +68,18 @@ class Contest:
         A sample is method, seconds, wrong (of all ranks), the events of the time line and the seconds of each span.
         """
         self.remember(buckets)
-        self._gradient.keep(bucket.tensor for bucket in buckets)
-        honest = [floats(gradient) for gradient in self._gradient.copies]
+        self.gradient.keep(bucket.tensor for bucket in buckets)
+        honest = [floats(gradient) for gradient in self.gradient.copies]
         momenta: list[Floats | None] = [*map(floats, self._momentum.copies)] or [None for _ in buckets]
         truth, spans = Truth(self.comm, self.terms), self.terms.spans
         for name in self.shuffled():
             ready = self.methods[name]
             self.restore()
+            self.terms.room.clear()
             before = [_floats(ready.kept_of(bucket)) for bucket in buckets]
             self.flush()
             patience.quiet_barrier(self.comm)  # ranks that share a cache would drive out each other's gradient
-            self._gradient.restore()
+            self.gradient.restore()
             lies = self._prepare(ready, iteration, buckets)
             gradients = [floats(bucket.tensor * ready.divisor) for bucket in buckets] if lies else honest
             with spans("wait"):
@@ -99,8 +100,8 @@ class Contest:
                 ]  # fmt: skip
                 wrong = truth.wrong(ready.method, evidence, results)
             yield {"method": name, "seconds": seconds, "wrong": wrong, "events": events, **taken}
-        self._gradient.restore()
-        self._gradient.drop()  # backward needs the room
+        self.gradient.restore()
+        self.gradient.drop()  # backward needs the room
 
     def apply(self, iteration: int, buckets: list[HeldBucket]) -> None:
         """Replace the gradient itself by what the first vote, else the first rival, makes of it.
@@ -111,6 +112,7 @@ class Contest:
         chosen = next(first[kind] for kind in ("vote", "rival", "ceiling") if kind in first)
         self.restore()
         self.forget()
+        self.terms.room.clear()
         self._prepare(self.methods[chosen], iteration, buckets)
         self._play(chosen, iteration, buckets)
         self.terms.spans.take()
@@ -130,17 +132,19 @@ class Contest:
         schedule. Each is of one rank alone, so a rank that is left out shows, which on many ranks a round would let
         pass in bf16.
         """
+        self.gradient, self._momentum = Snapshot(), Snapshot()  # all rounds are over
         wrong, P = dict[str, int](), self.comm.size
-        vector = torch.zeros(max(coordinates, 64 * P + 1), device=device)
-        vector[self.comm.rank :: P] = P
+        vectors = [torch.empty(max(coordinates, 64 * P + 1), device=device) for _ in range(2)]
         for name, ready in self.methods.items():
             if ready.method.truth.of == "mean":
-                copies = [vector / ready.divisor for _ in range(2)]
-                work = [HeldBucket(at, copy, [vector], last=bool(at)) for at, copy in enumerate(copies)]
+                for vector in vectors:
+                    vector.zero_()
+                    vector[self.comm.rank :: P] = P / ready.divisor
+                work = [HeldBucket(at, vector, [vector], last=at == 1) for at, vector in enumerate(vectors)]
                 ready.set_schedule(schedule)
                 self._play(name, 0, work)
                 ready.set_schedule("serial")
-                off = [~((bucket.tensor - 1).abs() <= 4 * ready.method.truth.roundoff) for bucket in work]  # so is NaN
+                off = [~(vector.sub_(1).abs_() <= 4 * ready.method.truth.roundoff) for vector in vectors]  # so is NaN
                 wrong[name] = self.comm.allreduce(sum(int(torch.count_nonzero(one)) for one in off))
         self.terms.spans.take_events()
         return wrong
@@ -148,6 +152,7 @@ class Contest:
     @contextlib.contextmanager
     def overlapping(self, name: str, step: int) -> Iterator[None]:
         """Let `play` exchange by this method, during backward. What the result is at the end is what counts."""
+        self.terms.room.clear()
         self.turn.give(name, self.methods[name], step=step)
         try:
             yield
@@ -168,7 +173,7 @@ class Contest:
         self._momentum.keep(self._momenta())
 
     def forget(self) -> None:
-        """Free what was kept for `restore`."""
+        """Forget what was kept for `restore`."""
         self._remembered = []
         self._momentum.drop()
 

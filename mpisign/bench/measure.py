@@ -34,12 +34,14 @@ def measure(run: Run, comm: Comm, *, setting: Setting, methods: dict[str, Ready]
     run.head["block"] = BLOCK if run.head["config"]["schedule"] == "overlap" else 1
     device, trial = setting.place.device, None
     planned = fewest(run) * run.head["block"]
-    contest = Contest(comm, methods, terms=terms, iterations=planned, flush=Flush(device))
+    contest = Contest(comm, methods, terms=terms, iterations=planned)
     recorder = Recorder(comm, run, nodes=setting.place.nodes, traced=setting.config.trace)
     if setting.batches is None:
+        contest.flush = Flush(device)
         _Sweep(run, contest, recorder).measure(device)
     else:
         trial = Trial(run.head["config"], contest.turn, device=device, batches=setting.batches)
+        contest.flush = Flush(device, trial.model.parameters())  # no method reads the weights
         _OnModel(run, contest, recorder, trial=trial).measure()
     for method, wrong in contest.probe(recorder.largest, device=device, schedule=setting.config.schedule).items():
         recorder.count(method, wrong)
@@ -55,7 +57,8 @@ class _OnModel:
 
     def __init__(self, run: Run, contest: Contest, recorder: Recorder, *, trial: Trial) -> None:
         self.run, self.contest, self.recorder, self.trial = run, contest, recorder, trial
-        self.weights = Snapshot()  # after `none` they differ between ranks, until they are restored
+        # After `none` weights differ between ranks, until they are restored. No gradient is kept meanwhile.
+        self.weights = Snapshot(in_place_of=contest.gradient)
         self.warmup: int = run.head["config"]["warmup"]
 
     def measure(self) -> None:
@@ -63,6 +66,7 @@ class _OnModel:
         run, contest, recorder, trial = self.run, self.contest, self.recorder, self.trial
         run.head["coordinates"] = sum(parameter.numel() for parameter in trial.model.parameters())
         overlap = run.head["config"]["schedule"] == "overlap"
+        trial.settle()
         for iteration in Rounds(contest.comm, run):
             trial.backward()
             buckets = contest.turn.buckets

@@ -17,6 +17,7 @@ from ..ranks.clock import Spans
 from ..report import records
 from ..voting.adversary import traitors
 from ..workload import data, models
+from . import memory
 from .config import Config
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Setting:
     adversary: str | None
     path: Path
     batches: Iterator[Batch] | None  # None in a sweep
+    memory: dict[str, int]  # bytes a rank, by what they are for: an estimate
 
     @property
     def terms(self) -> Terms:
@@ -58,16 +60,17 @@ def settle(config: Config, comm: Comm) -> Setting:
     guilty = traitors(config.adversaries, comm.size, seed=config.seed)
     if config.sizes and config.schedule == "overlap":
         raise ValueError("schedule: a sweep over sizes has no backward to overlap with")
-    batches = None
+    batches, size = None, models.Size(max(config.sizes, default=0) // 4, 0)
     if not config.sizes:
-        models.check(config.model, config.image_size, batch_size=config.batch_size)
+        size = models.check(config.model, config.image_size, batch_size=config.batch_size)
         batches = _batches(config, own_seed=config.seed * comm.size + comm.rank)
     path = Path(config.output) if config.output else _default_path(config, here.machine)
     fault = records.unwritable(path) if comm.rank == 0 else None
     if fault:
         raise ValueError(f"output: {fault}")
     adversary = config.adversary if comm.rank in guilty else None
-    return Setting(config, here, methods, skipped, adversary, path, batches)
+    need = memory.estimate(*size, comm.size, methods, weights=batches is not None)
+    return Setting(config, here, methods, skipped, adversary, path, batches, need)
 
 
 def _chosen(config: Config, here: Place) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -103,7 +106,8 @@ def _default_path(config: Config, machine: dict[str, Any]) -> Path:
 def new_run(setting: Setting) -> records.Run:
     """Return a record with its first line filled in, but for what only the gradient tells."""
     config = dataclasses.asdict(setting.config)
-    del config["output"], config["format"], config["per_iteration"], config["quiet"]  # they say nothing about the times
+    for name in ("output", "format", "per_iteration", "quiet", "wide", "anyway"):
+        del config[name]  # they say nothing about the times
     config["data"] = Path(config["data"]).name
     baseline = next((name for name in REFERENCES if name in setting.methods), None)
     return records.Run({
@@ -112,5 +116,5 @@ def new_run(setting: Setting) -> records.Run:
         "config": config, "machine": setting.place.machine, "methods": list(setting.methods),
         "kinds": {name: METHODS[name].kind for name in setting.methods},
         "lossy": [name for name in setting.methods if METHODS[name].truth.of == "projection"],
-        "skipped": setting.skipped, "baseline": baseline, "traffic": {},
+        "skipped": setting.skipped, "baseline": baseline, "traffic": {}, "memory": setting.memory,
     })  # fmt: skip

@@ -43,6 +43,16 @@ class Trial:
         if began is not None:
             self.readiness.note(self.turn.buckets, [began, *self.turn.ready, clock.moment(self.device)])
 
+    def settle(self) -> None:
+        """Let DDP see one backward: then it divides the gradient into the buckets that it keeps, at the next one.
+
+        Of this one there is but one bucket, and what the methods would make for it they would hold ever after.
+        """
+        self.backward()
+        self.turn.buckets = []
+        self.spans.take()
+        self.spans.take_events()
+
     def step(self) -> None:
         """Apply what is in the gradient."""
         with clock.timed(self.spans, "step", self.device):

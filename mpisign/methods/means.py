@@ -86,13 +86,18 @@ class Mean:
     def __init__(self, comm: Comm, x: Floats) -> None:
         self.comm, P, self.n = comm, comm.size, len(x)
         self.shares: list[Share] = []
+        # One piece each, for the temporary arrays between them would leave holes.
+        own = sum(bounds.stop - bounds.start for bounds in self.bounds())
+        means, sizes, deviations, end = np.empty(own), np.empty(own, np.float32), np.empty(own, np.float32), 0
         patience.quiet_barrier(comm)
         for piece in self._pieces():
             bounds = self._bounds(piece)
             counts, mine = np.diff(bounds), bounds[comm.rank + 1] - bounds[comm.rank]
             received = np.empty((P, mine), np.float32)
             comm.Alltoallv([x[piece], counts], [received, np.full(P, mine)])
-            self.shares.append(share_of(received))
+            share, kept, end = share_of(received), slice(end, end + mine), end + mine
+            means[kept], sizes[kept], deviations[kept] = share[:3]
+            self.shares.append(share._replace(mean=means[kept], size=sizes[kept], deviation=deviations[kept]))
 
     def _pieces(self) -> Iterator[slice]:
         size = PIECE * max(1, self.comm.size // 64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..ranks.clock import Spans
+from ..voting.room import Room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ class Standard(NamedTuple):
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms the methods of a run exchange: the same on all ranks, but for `adversary` and `spans`."""
+    """On what terms the methods of a run exchange: the same on all ranks, but for `adversary`, `spans` and `room`."""
 
     momentum: float = 0.9  # each worker's, before the sign
     tie: str = "positive"
@@ -50,6 +51,7 @@ class Terms:
     adversary: str | None = None  # what this rank sends instead of its votes and gradients; None: it is honest
     spans: Spans = field(default_factory=Spans)  # collects the times of pack, vote, unpack and each collective
     takes_device_memory: bool = False  # MPI does
+    room: Room = field(default_factory=Room)  # the memory of votes, which take turns
 
 
 class Ready:

@@ -56,6 +56,7 @@ def _vote(exchange: str, backend: str | None) -> Callable[[Comm, Terms, contextl
             adversary=terms.adversary, seed=terms.seed, spans=terms.spans,
             takes_device_memory=terms.takes_device_memory,
         )  # fmt: skip
+        state.share_words(terms.room)
         resources.callback(state.close)
         return ReadyVote(vote_hook, state)
 

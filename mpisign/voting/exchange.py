@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..coding.sizes import BLOCK, blocks_for, planes_for, share_for, words_for
@@ -45,6 +45,7 @@ class Exchange(ABC):
         abstain: Whether a rank may abstain on single coordinates: then `abstains`, (W,), is the caller's to fill too,
             with 1 where this rank does so, unless it votes - there all the same. It sends twice as much, and the
             result has two rows.
+        zeros: Where the plan gets its words, if not from the carrier: called with a shape (see `Room`).
 
     """
 
@@ -57,10 +58,10 @@ class Exchange(ABC):
 
     def __init__(
         self, carrier: Any, W: int, tie: str = "positive", seed: int = 0, *, sizes: Sequence[int] = (),
-        abstain: bool = False,
+        abstain: bool = False, zeros: Callable[..., Buffer] | None = None,
     ) -> None:  # fmt: skip
         self.carrier, self.W, self.tie, self.seed = Booked(carrier), W, tie, seed
-        self._unbooked, self._moved = carrier, (0, 0)
+        self._unbooked, self._moved, self._new = carrier, (0, 0), zeros or carrier.zeros
         self.P: int = carrier.size
         self.rank: int = carrier.rank
         self.resources = contextlib.ExitStack()  # what is freed with the plan
@@ -76,7 +77,7 @@ class Exchange(ABC):
             self.roll, self._edges = Roll(len(sizes), self.P), edges_of(sizes)
         self._allocate()
         if abstain:
-            self.abstains = carrier.zeros(W)
+            self.abstains = self._new(W)
 
     def vote(self, step: int = 0, spans: Spans | None = None) -> Buffer:
         """Return the vote on `words`: (W,), or (2, W), whose second row is 1 where the result is 0.
@@ -129,7 +130,7 @@ class Exchange(ABC):
         self.resources.close()
 
     def _result(self, W: int) -> Buffer:
-        return self.carrier.zeros(2, W) if self._two_rows else self.carrier.zeros(W)
+        return self._new(2, W) if self._two_rows else self._new(W)
 
     def _rows(self, voted: Buffer) -> tuple[Buffer, Buffer]:
         """Split a result into the row of votes and that of what is 0, which may be empty."""
@@ -168,7 +169,7 @@ class Exchange(ABC):
             return
         if self._absent is not None and B == 1:
             if self._doubled is None:
-                self._doubled = self.carrier.zeros(2, P, W)
+                self._doubled = self._new(2, P, W)
             self._doubled[:] = ballots
             for row, absent in zip(self._doubled[1], self._absent, strict=True):
                 if absent.any():
@@ -208,7 +209,7 @@ class AllGather(Exchange):
     name = "allgather"
 
     def _allocate(self) -> None:
-        self._all = self.carrier.zeros(self._ballots, self.P, self.W)
+        self._all = self._new(self._ballots, self.P, self.W)
         self.words, self._second = _first_and_second(self._all[:, self.rank])
         self._voted = self._result(self.W)
 
@@ -229,9 +230,9 @@ class Server(Exchange):
     name = "server"
 
     def _allocate(self) -> None:
-        self._sent = self.carrier.zeros(self._ballots, self.W)
+        self._sent = self._new(self._ballots, self.W)
         self.words, self._second = _first_and_second(self._sent)
-        self._all = self.carrier.zeros(self._ballots, self.P if self.rank == 0 else 0, self.W)
+        self._all = self._new(self._ballots, self.P if self.rank == 0 else 0, self.W)
         self._voted = self._result(self.W)
 
     def _vote(self, tie: Tie, spans: Spans) -> Buffer:
@@ -259,11 +260,11 @@ class AllToAll(Exchange):
 
     def _allocate(self) -> None:
         S = share_for(self.W, self.P)
-        self._sent = self.carrier.zeros(self._ballots, self.P * S)
+        self._sent = self._new(self._ballots, self.P * S)
         self.words, self._second = _first_and_second(self._sent[:, : self.W])
-        self._received = self.carrier.zeros(self._ballots, self.P, S)
-        self._zeros = self.carrier.zeros(self.P, S if self._two_rows else 0)
-        self._both = self.carrier.zeros(2, self.W if self._two_rows else 0)
+        self._received = self._new(self._ballots, self.P, S)
+        self._zeros = self._new(self.P, S if self._two_rows else 0)
+        self._both = self._new(2, self.W if self._two_rows else 0)
 
     def _vote(self, tie: Tie, spans: Spans) -> Buffer:
         carrier, received, zeros, mine = self.carrier, self._received[0], self._zeros, self.rank
@@ -292,9 +293,9 @@ class Reduce(Exchange):
 
     def _allocate(self) -> None:
         K, G = planes_for(self._ballots * self.P), blocks_for(self.W)
-        self._blocks = self.carrier.zeros(self._ballots, G, BLOCK)
+        self._blocks = self._new(self._ballots, G, BLOCK)
         self.words, self._second = _first_and_second(self._blocks.reshape(self._ballots, G * BLOCK)[:, : self.W])
-        self._planes = self.carrier.zeros(G, K, BLOCK)
+        self._planes = self._new(G, K, BLOCK)
         self._voted = self._result(self.W)
         self._counters = self.carrier.counters(K)
 
@@ -327,10 +328,10 @@ class Hierarchical(Exchange):
         self._node, self._leaders = self.carrier.by_node()
         leads = self._node.rank == 0
         K, G, B = planes_for(self._ballots * self.P), blocks_for(self.W), self._ballots
-        self._sent = self.carrier.zeros(B, self.W)
+        self._sent = self._new(B, self.W)
         self.words, self._second = _first_and_second(self._sent)
-        self._all = self.carrier.zeros(B, self._node.size if leads else 0, self.W)
-        self._planes = self.carrier.zeros(G if leads else 0, K, BLOCK)
+        self._all = self._new(B, self._node.size if leads else 0, self.W)
+        self._planes = self._new(G if leads else 0, K, BLOCK)
         self._voted = self._result(self.W)
         self._counters = self._leaders.counters(K)
 
@@ -388,8 +389,9 @@ def exchange_class(name: str, *, counters: bool = True) -> type[Exchange]:
 
 
 def plan_over(
-    carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int, sizes: Sequence[int] = (), abstain: bool = False
-) -> Exchange:
+    carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int, sizes: Sequence[int] = (), abstain: bool = False,
+    zeros: Callable[..., Buffer] | None = None,
+) -> Exchange:  # fmt: skip
     """Return a plan for votes on W words over a carrier, which is to outlive it: see `Exchange`. Collective.
 
     Raises:
@@ -405,7 +407,7 @@ def plan_over(
             raise ValueError(f"sizes: {sum(sizes)} coordinates do not fill {W} words")
 
     agree(carrier, (exchange, W, tie, seed, len(sizes), hash(tuple(sizes)), abstain), check)
-    return EXCHANGES[exchange](carrier, W, tie, seed, sizes=sizes, abstain=abstain)
+    return EXCHANGES[exchange](carrier, W, tie, seed, sizes=sizes, abstain=abstain, zeros=zeros)
 
 
 def plan(comm: MPI.Comm, W: int, *, exchange: str = "alltoall", tie: str = "positive", seed: int = 0) -> Exchange:

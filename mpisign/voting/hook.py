@@ -33,6 +33,7 @@ from .ledger import Ledger, Statistics, told
 from .momentum import Momentum, check_owner
 from .plans import Plans
 from .roll import edges_of, mask, pieces
+from .room import Room
 from .schedule import Scheduler, check_schedule
 from .tensors import Plan
 from .where import Comm, comm_of, members_of
@@ -163,6 +164,10 @@ class VoteState:
         """Use the other's momentum from now on: methods that are compared start from the same."""
         self._check_original()
         self._momentum = other._momentum
+
+    def share_words(self, room: Room) -> None:
+        """Let plans take their words from there: then only one of the states that share it may vote at a time."""
+        self._plans.room = room
 
     def state_dict(self, parameters: Iterable[Tensor]) -> dict[str, Any]:
         """Return this rank's momentum, one tensor a parameter in its shape (None before its first step), and the steps.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..coding.sizes import words_for
+from .room import Room
 from .tensors import Plan, carrier_for, plan_for
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Plans:
     seed: int
     abstain: bool
     takes_device_memory: bool
+    room: Room | None = None  # memory that is shared with other states' plans
     _plans: dict[int, tuple[tuple[Any, ...], Plan]] = field(default_factory=dict)  # what each was made for, and it
     _carriers: dict[torch.device, Carrier] = field(default_factory=dict)
 
@@ -39,6 +41,7 @@ class Plans:
             plan = plan_for(
                 self._carrier(where), words_for(gradient.numel()), exchange=self.exchange, tie=self.tie,
                 seed=self.seed, where=where, sizes=sizes, abstain=self.abstain,
+                room=self.room.lease(index) if self.room else None,
             )  # fmt: skip
             self._plans[index] = key, plan
         return plan

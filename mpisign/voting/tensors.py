@@ -92,15 +92,18 @@ def _group_device(comm: GroupComm, where: torch.device) -> torch.device:
 
 def plan_for(
     carrier: Carrier, W: int, *, exchange: str, tie: str, seed: int, where: torch.device, sizes: Sequence[int] = (),
-    abstain: bool = False,
+    abstain: bool = False, room: Callable[..., Words] | None = None,
 ) -> Plan:  # fmt: skip
     """Return a plan for words of a gradient on the device `where`, over what `carrier_for` gave for it. Collective.
+
+    `room` gives words of the host for a plan whose words lie there: see `Room.lease`.
 
     Raises:
         ValueError: as `plan_over` does.
 
     """
-    made = plan_over(carrier, W, exchange=exchange, tie=tie, seed=seed, sizes=sizes, abstain=abstain)
+    zeros = None if room is None or where.type != "cpu" else lambda *shape: carrier.put(room(*shape))
+    made = plan_over(carrier, W, exchange=exchange, tie=tie, seed=seed, sizes=sizes, abstain=abstain, zeros=zeros)
     plan: Plan = _OnHost(made) if isinstance(carrier, HostCarrier) else made
     return plan if plan.words.device == where else _Staged(plan, where)
 

@@ -6,10 +6,10 @@ import importlib
 import inspect
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 CLASSES = 1000  # ImageNet's, whatever pictures are used: the size of the gradient is part of the benchmark
@@ -75,12 +75,31 @@ def label(name: str) -> str:
     return name.replace(":", "-")
 
 
-def check(name: str, image_size: int, *, batch_size: int) -> None:
-    """Raise a ValueError if the model is unknown or cannot take such batches; nothing is computed."""
+class Size(NamedTuple):
+    """How large a model is: its coordinates, and the bytes that forward keeps for backward."""
+
+    coordinates: int
+    activations: int
+
+
+def check(name: str, image_size: int, *, batch_size: int) -> Size:
+    """Return how large a model is with such batches; nothing is computed.
+
+    Raises:
+        ValueError: the model is unknown, or cannot take such batches.
+
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.numel() * tensor.element_size()
+        return tensor
+
     with torch.device("meta"):
         try:
             model = build(name, image_size)
-            model(torch.empty(batch_size, 3, image_size, image_size))
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                output = model(torch.empty(batch_size, 3, image_size, image_size))  # held, as is what it keeps
         except Exception as error:  # anybody's model may raise anything
             if str(error).startswith("model: "):
                 raise
@@ -88,6 +107,10 @@ def check(name: str, image_size: int, *, batch_size: int) -> None:
             raise ValueError(
                 f"image_size: {name} takes no batch of {batch_size} pictures of {image_size} x {image_size}: {reason}"
             ) from None
+    del output
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    return Size(sum(parameter.numel() for parameter in model.parameters()), sum(kept.values()))
 
 
 def parallel(model: nn.Module, bucket_mb: float | None = None) -> DistributedDataParallel:
