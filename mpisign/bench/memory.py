@@ -51,8 +51,8 @@ def verdict(need: int, rooms: Sequence[Room]) -> tuple[str, str | None]:
             f"{room.bytes / 1e9:.1f} GB are free")  # fmt: skip
     if share > FULL:
         fit = fitting(need, room.bytes)
-        return "", f"{told}: {' '.join(filter(None, (str(fit), 'rank' if fit == 1 else 'ranks', nodes)))} would fit " \
-                   "(--anyway starts them all)"  # fmt: skip
+        ranks = " ".join(filter(None, (str(fit or "no"), "rank" if fit == 1 else "ranks", nodes)))
+        return "", f"{told}: {ranks} would fit (--anyway starts them all)"
     return (f"{told}: that is tight" if share > TIGHT else ""), None
 
 
