@@ -98,12 +98,17 @@ def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Te
     elif setting.config.weights:
         with agreement.refusing(comm, PROGRAM):
             weights.load(comm, Path(setting.config.weights), training.model)
+    for path_of_it, fault in setting.broken.items():
+        aside = "" if setting.config.evaluate else f", and this is called {checkpoint.BROKEN}{path_of_it.name} now"
+        _say(f"WARNING: {path_of_it} {fault}; an older one is taken{aside}")
     if setting.config.evaluate:
         shown.close()
         progress.at("evaluating")
         return _evaluate(training, path or Path(setting.config.weights))
     if first:
         checkpoint.clear(setting.folder)
+        if path is not None:
+            checkpoint.set_aside(setting.folder, training.position.step)
         log.begin(head_of(setting), checkpoint=None if path is None else path.name,
                   epochs=training.position.epoch, steps=training.position.step)  # fmt: skip
         if setting.config.tensorboard:

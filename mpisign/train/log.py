@@ -29,13 +29,32 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
+# What is read of a line, by its type.
+_READ: dict[str, dict[str, type]] = {
+    "train": {"config": dict, "machine": dict, "pictures": dict},
+    "start": {"changed": dict},
+    "iteration": {"step": int},
+    "epoch": {"epoch": int},
+}
+
+
 def _parsed(line: str) -> dict[str, Any]:
-    """Return a line of a log; nothing of one that a killed job left half-written."""
+    """Return a line of JSON; nothing of one that a killed job left half-written, or that is none."""
     try:
         parsed = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def _line(text: str) -> dict[str, Any]:
+    """Return a line of a log of this format; nothing of what is none."""
+    parsed = _parsed(text)
+    wanted = _READ.get(str(parsed.get("type")), {})
+    if not all(isinstance(parsed.get(name), kind) for name, kind in wanted.items()):
+        return {}
+    changes = parsed["changed"].values() if "changed" in wanted else ()
+    return parsed if all(isinstance(change, list) and len(change) == 2 for change in changes) else {}
 
 
 def misfit(path: Path) -> str | None:
@@ -93,7 +112,7 @@ class Log:
         """
         kept = []
         with contextlib.suppress(FileNotFoundError):
-            lines = map(_parsed, self.path.read_text(errors="replace").splitlines())
+            lines = map(_line, self.path.read_text(errors="replace").splitlines())
             kept = [line for line in lines if line.get("type") in ("train", "start")
                     or (line.get("type") == "iteration" and line["step"] <= steps)
                     or (line.get("type") == "epoch" and line["epoch"] <= epochs)]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.table import METHODS
-from . import checkpoint
+from . import checkpoint, damage
 from .training import Position, Training
 from .weights import misfit
 
@@ -42,18 +42,24 @@ def load(training: Training, path: Path) -> list[str]:
 
     """
     common, own = checkpoint.read(training.comm, path)
-    fault = _misfit(common, training.config, classes=training.pictures.classes, weights=training.model.state_dict())
+    model, optimizer, config = training.model, training.optimizer, training.config
+    fault = (
+        damage.of_common(common, Position())
+        or _misfit(common, config, classes=training.pictures.classes, weights=model.state_dict())
+        or damage.of_optimizer(common["optimizer"], optimizer, damage.STATE[config.optimizer])
+        or damage.of_own(own, list(model.buffers()))
+    )
     if fault:
         raise ValueError(f"resume: {path} {fault}")
-    training.model.load_state_dict(common["model"])
+    model.load_state_dict(common["model"])
     asked_for = [{key: value for key, value in group.items() if key != "params"}
-                 for group in training.optimizer.param_groups]  # fmt: skip
-    training.optimizer.load_state_dict(common["optimizer"])
-    for group, options in zip(training.optimizer.param_groups, asked_for, strict=True):
+                 for group in optimizer.param_groups]  # fmt: skip
+    optimizer.load_state_dict(common["optimizer"])
+    for group, options in zip(optimizer.param_groups, asked_for, strict=True):
         group.update(options)  # weight decay and momentum are this run's
     training.position = Position(**common["position"])
     if own is not None:
-        for buffer, kept in zip(training.model.buffers(), own["buffers"], strict=True):
+        for buffer, kept in zip(model.buffers(), own["buffers"], strict=True):
             buffer.copy_(kept)
     if training.vote is not None:
         if own is not None and "vote" in own:

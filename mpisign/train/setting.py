@@ -41,6 +41,7 @@ class Setting:
     adversary: str | None
     folder: Path
     resume: Path | None  # the checkpoint to go on from; rank 0 knows
+    broken: dict[Path, str]  # what is wrong with newer ones; rank 0 knows
 
     @property
     def terms(self) -> Terms:
@@ -90,9 +91,11 @@ def settle(config: Recipe, comm: Comm) -> Setting:
     folder = Path(config.output or f"runs/{date}-{models.label(config.model)}-{config.method}")
     if config.resume and not config.output:
         raise ValueError("resume: tell the folder of the run to go on with (--output FOLDER)")
-    resume = None
+    resume: Path | None = None
+    broken: dict[Path, str] = {}
     if comm.rank == 0:
-        resume = next(reversed(checkpoint.saved(folder)), None) if config.resume else None
+        if config.resume:
+            resume, broken = checkpoint.newest(folder)
         if config.weights and not Path(config.weights).is_file():
             raise ValueError(f"weights: {config.weights} is no file")
         if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -105,7 +108,7 @@ def settle(config: Recipe, comm: Comm) -> Setting:
     rate = rate_of(config, ranks=comm.size)
     config = dataclasses.replace(config, lr=rate.peak)
     fingerprints = {part: seen.fingerprint() for part, seen in pictures.items()}
-    return Setting(config, rate, here, train, validate, fingerprints, adversary, folder, resume)
+    return Setting(config, rate, here, train, validate, fingerprints, adversary, folder, resume, broken)
 
 
 def _difference(some: list[str], others: list[str]) -> str:

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ..report import records
 from . import checkpoint
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from typing import TypeGuard
+
+    from torch import nn
 
     from ..ranks.launch import Comm
 
@@ -29,7 +34,7 @@ def load(comm: Comm, path: Path, model: nn.Module) -> None:
         try:
             data = path.read_bytes()
             fault = misfit(weights_of(checkpoint.unpacked(data)), model.state_dict())
-        except checkpoint.UNREADABLE as error:
+        except (OSError, ValueError) as error:
             fault = checkpoint.unreadable(error)
     fault = comm.bcast(fault)
     if fault is not None:
@@ -46,12 +51,25 @@ def weights_of(kept: dict[str, Any]) -> dict[str, Any]:
 def misfit(kept: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str | None:
     """Say why these weights can't be those of a model, or None; `wanted` is the model's state_dict."""
     for name, weight in wanted.items():
-        shape = getattr(kept.get(name), "shape", None)
-        if shape != weight.shape:
-            there = "missing" if shape is None else f"of shape {list(shape)}"
-            return f"holds another model: {name} is {there}, here of shape {list(weight.shape)}"
+        there = kept.get(name)
+        if not is_plain(there) or there.shape != weight.shape:
+            has = f"of shape {list(there.shape)}" if is_plain(there) else "missing"
+            return f"holds another model: {name} is {has}, here of shape {list(weight.shape)}"
+        if there.is_floating_point() != weight.is_floating_point() or there.is_complex():
+            return f"holds another model: {name} is of {there.dtype}, here of {weight.dtype}"
+        if not there.isfinite().all():
+            return f"is damaged: {name} has values that are not finite"
     more = [name for name in kept if name not in wanted]
     return f"holds another model: it has {more[0]}, which is unknown here" if more else None
+
+
+def is_plain(thing: object) -> TypeGuard[Tensor]:
+    """Tell whether that is a tensor whose memory is as large as its shape says: not sparse, not a view of one value."""
+    return (
+        isinstance(thing, Tensor)
+        and thing.layout == torch.strided
+        and thing.numel() * thing.element_size() <= (thing.untyped_storage().nbytes())
+    )
 
 
 def keep_best(folder: Path, model: nn.Module) -> str | None:

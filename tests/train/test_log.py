@@ -116,6 +116,32 @@ def test_a_log_of_another_format_is_refused(tmp_path):
     assert lines(path)[0] == head()
 
 
+HOSTILE = (
+    "", "null", "3", "[]", '"train"', "{", "[" * 10**5, '{"a":' * 10**5, '{"type": []}', '{"type": {"train": 1}}',
+    '{"type": "iteration"}', '{"type": "iteration", "step": "3"}', '{"type": "iteration", "step": null}',
+    '{"type": "iteration", "step": []}', '{"type": "iteration", "step": 1e999}', '{"type": "epoch"}',
+    '{"type": "epoch", "epoch": {}}', '{"type": "start"}', '{"type": "start", "changed": []}',
+    '{"type": "start", "changed": {"lr": 3}}', '{"type": "start", "changed": {"lr": [1, 2, 3]}}',
+    '{"type": "train"}', '{"type": "train", "config": 1, "machine": {}, "pictures": {}}',
+    '{"type": "train", "config": {}, "machine": null, "pictures": {}}', "\0\0\0", "\ufffd" * 9, "NaN",
+)  # fmt: skip
+
+
+def test_lines_that_no_training_writes_are_dropped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    begin(path)
+    whole = lines(path)
+    for number, hostile in enumerate(HOSTILE):
+        path.write_text("".join(f"{json.dumps(line)}\n{hostile}\n" for line in whole))
+        assert misfit(path) is None
+        Log(path).begin(head(), checkpoint="checkpoint-00000005", epochs=2, steps=5)
+        assert lines(path)[:-1] == whole, number
+        path.write_text("".join(f"{hostile}\n{json.dumps(line)}\n" for line in whole))
+        misfit(path)  # may be refused, but in a line
+        Log(path).begin(head(), checkpoint="checkpoint-00000005", epochs=2, steps=5)
+        assert lines(path)[:-1] == whole, number
+
+
 EPOCH = {"type": "epoch", "epoch": 1, "step": 8, "loss": 0.5, "train_top1": 0.75, "validation_loss": 0.25, "top1": 0.5,
          "validated": 16, "seconds": 2.0, "images_per_s": 64.0, "skipped": 0}  # fmt: skip
 COUNTS = "64 images/s (training, all ranks, with loading), 2 s"

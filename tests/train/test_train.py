@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ import pytest
 import torch
 from jobs import Job, start
 from launch import kill_a_rank, mpirun, our_lines, run, running
+from test_damage import flipped, rewritten
 
 from mpisign.train import checkpoint
 from mpisign.voting.adversary import traitors
@@ -425,17 +427,18 @@ def test_a_killed_rank_and_ctrl_c_leave_whole_files_that_can_be_resumed(photos, 
 
 
 def spoil(folder, how):
+    """Spoil a checkpoint; what is "foreign" or "code" has the right digests."""
     path = checkpoint.saved(folder / "run")[-1]
     if how == "cut":
         (path / "model.pt").write_bytes((path / "model.pt").read_bytes()[:1000])
-    elif how == "own":
-        (path / "rank-0.pt").write_bytes(b"nonsense")
     elif how == "lacking":
         (path / "rank-0.pt").unlink()
     elif how == "foreign":
-        torch.save({"weights": torch.zeros(3)}, path / "model.pt")
+        rewritten(path, "model.pt", {"weights": torch.zeros(3)})
     elif how == "code":
-        torch.save({"format": 1, "ranks": 1, "call": os.system}, path / "model.pt")
+        rewritten(path, "model.pt", {"format": checkpoint.FORMAT, "ranks": 1, "step": 16, "call": os.system})
+    elif how == "own":
+        rewritten(path, "rank-0.pt", b"nonsense")
     return path
 
 
@@ -448,10 +451,10 @@ def finished(photos, tmp_path_factory):
 
 
 USELESS = [
-    ("cut", [], "cannot be read"),
+    ("cut", [], " is damaged: model.pt is not what was written"),
     ("own", [], "/rank-0.pt cannot be read"),
-    ("lacking", [], "lacks rank-0.pt"),
-    ("foreign", [], "cannot be read: 'ranks'"),
+    ("lacking", [], " lacks rank-0.pt"),
+    ("foreign", [], "cannot be read: it does not tell its format, ranks and step"),
     ("code", [], "cannot be read: Weights only load failed"),
     ("", ["--model", "resnet18"], "holds tiny, not resnet18"),
     ("", ["--method", "gloo"], "holds momentum of votes (--method vote-alltoall): use a new --output for gloo"),
@@ -479,8 +482,26 @@ def test_a_checkpoint_of_no_use_is_refused(refused, number):
     path, ended = refused[number]
     assert ended.returncode == 2, ended.stderr
     (line,) = our_lines(ended.stderr)
-    assert f"resume: {path}" in line
+    assert re.search(rf"resume: (no checkpoint in run is whole: )?{path}", line)
     assert USELESS[number][2] in line
+
+
+def test_an_older_checkpoint_is_taken_where_the_newest_is_damaged(photos, resumed, tmp_path):
+    """By all ranks, said in one line; the damaged one is set aside, and counts no longer as one of those to keep."""
+    folder = shutil.copytree(resumed[0] / "votes" / "straight", tmp_path / "copy")
+    newest = checkpoint.saved(folder / "run")[-1]
+    own = newest / "rank-1.pt"
+    own.write_bytes(flipped(own.read_bytes(), 8 * 1000))
+    before = losses(folder)
+    ended = train(2, photos, folder, "--epochs", "2", "--lr", "1e-3", *WAYS["votes"], "--keep", "1", "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert "resumed from run/checkpoint-00000008, epoch 2, step 8" in ended.stdout
+    (line,) = our_lines(ended.stderr)
+    assert line.endswith("WARNING: run/checkpoint-00000016 is damaged: rank-1.pt is not what was written; an older one "
+                         "is taken, and this is called broken-checkpoint-00000016 now")  # fmt: skip
+    assert losses(folder) == before
+    assert checkpoints(folder) == ["checkpoint-00000016"]
+    assert (folder / "run" / "broken-checkpoint-00000016" / "rank-1.pt").exists()
 
 
 def test_a_torn_line_of_the_log_is_dropped(photos, finished, tmp_path):
