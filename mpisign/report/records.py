@@ -139,7 +139,7 @@ def read(path: Path) -> Run:
                         continue
                     schema.check_line(line)
                     raise
-                alike = line.get("type"), *line, *map(type, line.values())
+                alike = str(line.get("type")), *line, *map(type, line.values())
                 if alike not in seen:
                     schema.check_line(line)
                     seen.add(alike)

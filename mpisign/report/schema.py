@@ -240,7 +240,7 @@ def told(error: Exception, name: str = "") -> str:
     """Return what a fault of msgspec says, the field first; `name` is that of a field whose name it does not tell."""
     said, _, where = str(error).replace("`", "").partition(" - at ")
     lacks = re.sub(r"^Object missing required field (\w+)$", r"has no \1", said)
-    said = lacks[:1].lower() + lacks[1:]
+    said = lacks if lacks.startswith("JSON") else lacks[:1].lower() + lacks[1:]
     field = where.replace("$[...]", name or "$[...]", 1).removeprefix("$").removeprefix(".")
     return f"{field}: {said}" if field else said
 

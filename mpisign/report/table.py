@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import samples, sweep, text
+from . import harmless, samples, sweep, text
 from .notes import notes
 from .phases import IMBALANCE, Phases
 from .records import Run
@@ -140,7 +140,7 @@ def render(summary: Summary, form: str, *, per_iteration: bool = False) -> str:
     lines = "\n".join(filter(None, (answer_line(summary), smallest_line(summary))))
     blocks = [title(summary.run), grid(main.cells, main.headers, style=style), lines]
     blocks += [f"{part.caption}\n\n{grid(part.cells, part.headers, style=style)}" for part in others]
-    blocks.append("\n".join(("- " if form == "markdown" else "") + note for note in notes(summary)))
+    blocks.append("\n".join(f"- {harmless.markdown(note)}" if form == "markdown" else note for note in notes(summary)))
     return "\n\n".join(filter(None, blocks))
 
 
@@ -148,7 +148,7 @@ def _csv(rows: list[Row]) -> str:
     printed = io.StringIO()
     writer = csv.DictWriter(printed, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(dict(zip(row, harmless.cells(row.values()), strict=True)) for row in rows)
     return printed.getvalue().rstrip("\n")
 
 
@@ -171,6 +171,9 @@ def grid(cells: Iterable[Iterable[Any]], headers: list[str], *, style: str) -> s
 
     if style == "simple":  # a terminal is narrower than a page
         headers = [textwrap.fill(header, 16) for header in headers]
+    if style == "pipe":
+        cells = [[harmless.markdown(str(cell)) for cell in row] for row in cells]
+        headers = [harmless.markdown(header) for header in headers]
     align = ["left", *["right"] * (len(headers) - 1)]
     return str(tabulate(cells, headers, tablefmt=style, colalign=align, disable_numparse=True))
 
