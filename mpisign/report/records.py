@@ -128,7 +128,7 @@ def read(path: Path) -> Run:
                 if end is not None:
                     raise ValueError("comes after the line of type end; a file has one record")
                 try:
-                    line = schema.decode(text)
+                    line: dict[str, Any] = schema.decode(text)
                 except ValueError:
                     line = schema.parsed(text)
                     if line.get("type") == "run":
@@ -172,7 +172,7 @@ def _first_line(path: Path, text: bytes) -> dict[str, Any]:
             f"{path}: no record that this reader knows: it has format {head['format']!r:.20}, not {FORMAT}"
         )
     try:
-        head = all_printable(head)
+        head = dict(all_printable(head))
         head.setdefault("clock", 1)
         schema.check_head(head)
     except ValueError as error:

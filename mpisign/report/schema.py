@@ -201,7 +201,7 @@ class End(Struct):
 
 
 # Quick, and enough for the lines of samples: what is let through here by its value, `check_line` judges by its type.
-decode = msgspec.json.Decoder(dict[str, Annotated[int, Meta(ge=0)] | Seconds | str | list[Span]]).decode
+decode = msgspec.json.Decoder(dict[str, Natural | Seconds | str | list[Span]]).decode
 
 
 def parsed(text: bytes) -> Line:
