@@ -25,7 +25,9 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
     config = {"model": "tiny", "batch_size": 3, "image_size": 32, "data": "", "sizes": list(sizes), "bucket_mb": 25.0,
               "tie": "positive", "momentum": 0.9, "adversaries": 0, "adversary": "invert", "iterations": iterations,
               "warmup": 2, "seed": 0, "schedule": schedule}  # fmt: skip
-    traffic = {"none": [[0, 0]] * 2, "gloo": [[400, 400]] * 2, "vote-alltoall": [[10, 30], [20, 20]]}
+    ranks = facts["ranks"]
+    traffic = {"none": [[0] * ranks] * 2, "gloo": [[400] * ranks] * 2,
+               "vote-alltoall": [[10, *[30] * (ranks - 1)], [20] * ranks]}  # fmt: skip
     run = records.Run({"type": "run", "format": records.FORMAT, "clock": records.CLOCK,
                        "config": config, "machine": facts, "methods": methods,
                        "kinds": {"none": "ceiling", "gloo": "rival", "vote-alltoall": "vote"}, "lossy": [],
@@ -33,7 +35,7 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
                        "traffic": dict.fromkeys(map(str, sizes or ["model"]), traffic)})  # fmt: skip
     for iteration in range(iterations):
         jitter = 1 + iteration / 1000
-        for rank in range(2):
+        for rank in range(ranks):
             share = jitter * (1.0 if rank else 0.5)
             if not sizes:
                 seconds_of = {"data": 1e-3, "forward": 3e-3, "backward": 5e-3, "step": 1e-3}
@@ -48,7 +50,13 @@ def made_run(slow=1.0, sizes=(), iterations=8, schedule="serial", **machine):
                     if schedule == "overlap":  # half of the exchange is hidden behind 9 ms of backward and the like
                         line = line | {"type": "overlapped", "seconds": 1e-2 * share + line["seconds"] / 2}
                         run.samples.append(line | seconds_of)
-    run.end = {"type": "end", "wrong": 0, "wall_s": 1.0, "peak_bytes": [10**9, 2 * 10**9], "replicas_identical": True}
+    run.end = {
+        "type": "end",
+        "wrong": 0,
+        "wall_s": 1.0,
+        "peak_bytes": [10**9, *[2 * 10**9] * (ranks - 1)],
+        "replicas_identical": True,
+    }
     return run
 
 
@@ -94,6 +102,7 @@ def made_sweep(ranks=4, nodes=1, sizes=SIZES, names=tuple(cost.FORMULAS), outlie
     """
     run = made_run(sizes=sizes, ranks=ranks, nodes=nodes)
     run.head |= {"methods": list(names), "kinds": {name: cost.FORMULAS[name].kind for name in names}}
+    run.head |= {"baseline": None, "traffic": {str(size): dict.fromkeys(names, [[1] * ranks] * 2) for size in sizes}}
     run.samples = []
     for size in sizes:
         for name in names:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 OLDEST = {
     "filelock": (3, 13),
     "mpi4py": (4, 0),
+    "msgspec": (0, 19),
     "numba": (0, 60),
     "numpy": (1, 26),
-    "orjson": (3, 9),
     "tabulate": (0, 9),
     "torch": (2, 4),
     "torchvision": (0, 19),

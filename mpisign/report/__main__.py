@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..ranks.options import above_0, not_negative
 from .formats import FORMATS
+from .harmless import printable
 
 # Modules that load NumPy are imported after parsing, so that --help is quick.
 
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given)
     except (OSError, ValueError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(printable(f"{PROGRAM}: error: {error}"), file=sys.stderr)
         return 2
 
 

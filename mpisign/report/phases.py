@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .records import Run
-from .samples import COMPUTE_SPANS, Grouped, Lines, blocks, column, places, slowest, spans_of
+from .samples import COMPUTE_SPANS, Grouped, Lines, blocks, slowest, spans_of
 
 GRADIENT = "gradient"  # data, forward and backward: all of an iteration that comes before the exchange
 RIVAL = "rival's exchange"  # which is not divided
@@ -96,7 +96,7 @@ def _overlapped(run: Run, groups: Grouped) -> Phases:
     for method in run.head["methods"]:
         lines = overlapped[method]
         parts = _parts(lines, COMPUTE_SPANS, whole="seconds")
-        inside = {name: _mean(lines, column(lines, name)) for name in spans}
+        inside = {name: _mean(lines, lines.column(name)) for name in spans}
         every = {name: blocks(seconds, block) for name, seconds in (parts | inside).items()}
         rows.append({"method": method} | _typical(every, inside=spans))
     return Phases([*COMPUTE_SPANS, OTHER, IMBALANCE, *spans], rows, spans)
@@ -107,10 +107,10 @@ def _parts(lines: Lines, names: Iterable[str], *, whole: str | None = None) -> P
 
     Without it all that there is has a name.
     """
-    parts = {name: _mean(lines, column(lines, name)) for name in names}
+    parts = {name: _mean(lines, lines.column(name)) for name in names}
     named = sum(parts.values(), np.zeros(1))
     wholes = [whole] if whole else list(parts)
-    mean = _mean(lines, sum(column(lines, name) for name in wholes))
+    mean = _mean(lines, sum(lines.column(name) for name in wholes))
     if whole:
         parts[OTHER] = mean - named
     parts[IMBALANCE] = slowest(lines, wholes) - mean
@@ -119,7 +119,7 @@ def _parts(lines: Lines, names: Iterable[str], *, whole: str | None = None) -> P
 
 def _mean(lines: Lines, seconds: NDArray[np.float64] | int) -> NDArray[np.float64]:
     """Return the mean over ranks, of each iteration."""
-    at = places(lines)
+    at = lines.places
     mean: NDArray[np.float64] = np.bincount(at, seconds) / np.bincount(at)
     return mean
 

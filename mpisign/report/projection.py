@@ -264,8 +264,11 @@ def _model(run: Run | None, options: argparse.Namespace) -> Model:
 
 def _compute(run: Run) -> tuple[float, float]:
     """Return the seconds of an iteration's compute, the slowest rank's, and the share of backward in it."""
-    shares = [line["backward"] / sum(line[name] for name in COMPUTE_SPANS) for line in run.compute]
-    return float(np.median(compute_samples(run.compute))), float(np.median(shares))
+    lines = Lines(run.compute)
+    whole = sum(map(lines.column, COMPUTE_SPANS), np.zeros(1))
+    if not whole.all():
+        raise ValueError(f"a run of {run.head['config']['model']}: an iteration's compute took no time")
+    return float(np.median(compute_samples(lines))), float(np.median(lines.column("backward") / whole))
 
 
 def _notes(sweeps: Iterable[Run], wrong: Sequence[str]) -> tuple[str, ...]:

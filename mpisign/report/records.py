@@ -37,9 +37,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .harmless import all_printable
+
 FORMAT = 3
 CLOCK = 3
-NEEDED = {"config", "machine", "methods", "kinds", "lossy", "traffic", "skipped", "baseline"}
 # What must agree before two runs are compared, as far as their records tell it.
 FACTS = {
     "machine": ("cpu", "cores", "device", "ranks", "nodes", "bound", "torch_threads", "gpus", "device_memory_fault",
@@ -109,29 +110,76 @@ class Run:
 
 
 def read(path: Path) -> Run:
-    """Read a run.
+    """Read a run, line by line, and check it (`schema`, `whole`): what does not print is escaped in its texts.
 
     Raises:
-        ValueError: the file is no record of a finished run of this format.
+        ValueError: the file is no record of a finished run of this format, or is at fault; the text names the line.
         OSError: it cannot be read.
 
     """
-    import orjson  # reads long records faster than json does; the doctor runs without it
+    from . import schema, whole  # the doctor runs without what they need
+
+    with path.open("rb") as file:
+        head = _first_line(path, file.readline())
+        samples: list[dict[str, Any]] = []
+        seen: set[tuple[Any, ...]] = set()  # the fields and their types, by which lines are checked that are alike
+        end, number = None, 1
+        for number, text in enumerate(file, whole.FIRST):
+            try:
+                if end is not None:
+                    raise ValueError("comes after the line of type end; a file has one record")
+                try:
+                    line: dict[str, Any] = schema.decode(text)
+                except ValueError:
+                    line = schema.parsed(text)
+                    if line.get("type") == "run":
+                        raise ValueError("a second line of type run; a file has one record") from None
+                    if line.get("type") == "end":
+                        end = all_printable(line)
+                        schema.check_end(end, head)
+                        continue
+                    schema.check_line(line)
+                    raise
+                alike = str(line.get("type")), *line, *map(type, line.values())
+                if alike not in seen:
+                    schema.check_line(line)
+                    seen.add(alike)
+                if line.get("seconds", 1) < whole.SHORTEST:
+                    schema.check_line(line)
+                samples.append(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+    if end is None:
+        raise ValueError(f"{path}: no record of a finished run of mpisign.bench (no line of type end)")
+    try:
+        whole.check(head, samples)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
+    return Run(head, samples, end)
+
+
+def _first_line(path: Path, text: bytes) -> dict[str, Any]:
+    """Return the first line of a record, checked, with what older ones did not tell."""
+    from . import schema
 
     try:
-        lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-        kinds = [line["type"] for line in lines]
-    except (ValueError, TypeError, KeyError) as error:
+        head = schema.parsed(text)
+    except ValueError as error:
         raise ValueError(f"{path}: no record of mpisign ({error})") from None
-    if kinds[:1] != ["run"] or kinds[-1:] != ["end"] or "format" not in lines[0]:
+    if head.get("type") != "run" or "format" not in head:
         raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
-    if lines[0]["format"] != FORMAT:
-        raise ValueError(f"{path}: has format {lines[0]['format']}, this is a reader of format {FORMAT}")
-    if NEEDED - set(lines[0]):
-        raise ValueError(f"{path}: no record of a finished run of mpisign.bench")
-    lines[0].setdefault("clock", 1)
-    lines[0].setdefault("block", 2 if lines[0]["config"]["schedule"] == "overlap" else 1)  # it was not always told
-    return Run(lines[0], lines[1:-1], lines[-1])
+    if head["format"] != FORMAT:
+        raise ValueError(
+            f"{path}: no record that this reader knows: it has format {head['format']!r:.20}, not {FORMAT}"
+        )
+    try:
+        head = dict(all_printable(head))
+        head.setdefault("clock", 1)
+        schema.check_head(head)
+    except ValueError as error:
+        raise ValueError(f"{path}, line 1: {error}") from None
+    head.setdefault("block", 2 if head["config"]["schedule"] == "overlap" else 1)  # it was not always told
+    return head
 
 
 def write(path: Path, lines: Iterable[str]) -> None:

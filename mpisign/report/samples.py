@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -14,7 +15,27 @@ from numpy.typing import NDArray
 from .records import Run
 
 Line = dict[str, Any]
-Lines = Sequence[Line]
+
+
+class Lines(list[Line]):
+    """Lines of one type, size and method, which do not change any more: a column is made once."""
+
+    def __init__(self, lines: Iterable[Line] = ()) -> None:
+        super().__init__(lines)
+        self._columns: dict[str, NDArray[np.float64]] = {}
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return what each line has under `name`, 0 where it has nothing."""
+        if name not in self._columns:
+            self._columns[name] = np.fromiter(map(dict.get, self, repeat(name), repeat(0.0)), float, len(self))
+        return self._columns[name]
+
+    @cached_property
+    def places(self) -> NDArray[np.intp]:
+        """Return which of the iterations, in order, each line belongs to."""
+        return np.unique(self.column("iteration"), return_inverse=True)[1]
+
+
 Grouped = Mapping[tuple[str, int | None], Mapping[str, Lines]]  # by type and size, then by method
 Samples = dict[str, NDArray[np.float64]]  # by method: seconds, one an iteration
 
@@ -41,7 +62,7 @@ class Measured:
 
 def grouped(run: Run) -> Grouped:
     """Return the samples of a run by type and size (None without one), and then by method ("" without one)."""
-    groups: dict[tuple[str, int | None], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, int | None], dict[str, Lines]] = defaultdict(lambda: defaultdict(Lines))
     for line in run.samples:
         groups[line["type"], line.get("bytes")][line.get("method", "")].append(line)
     return dict(groups)
@@ -53,13 +74,13 @@ def measured(run: Run, size: int | None = None, *, groups: Grouped | None = None
     exchanges, overlapped = (groups.get((kind, size), {}) for kind in ("exchange", "overlapped"))
     comm = _by_method(exchanges)
     iteration = {method: blocks(samples, run.head["block"]) for method, samples in _by_method(overlapped).items()}
-    compute = compute_samples(groups.get(("compute", None), {}).get("", ()))
+    compute = compute_samples(groups.get(("compute", None), {}).get("", Lines()))
     if not iteration:
         iteration = {method: compute + samples for method, samples in comm.items()}
     wrong: dict[str, int | None] = {}
     for lines_of in (exchanges, overlapped):
         for method, lines in lines_of.items():
-            most = max(_worst(run, method, size=size), max(line["wrong"] for line in lines))
+            most = max(_worst(run, method, size=size), int(lines.column("wrong").max()))
             wrong[method] = None if run.kinds[method] == "ceiling" else max(most, wrong.get(method) or 0)
     return Measured(compute, comm, iteration, wrong)
 
@@ -86,20 +107,10 @@ def compute_samples(lines: Lines) -> NDArray[np.float64]:
 
 def slowest(lines: Lines, names: Sequence[str]) -> NDArray[np.float64]:
     """Return one sample an iteration: the seconds under those names of its slowest rank."""
-    at = places(lines)
+    at = lines.places
     samples = np.zeros(at.max(initial=-1) + 1)
-    np.maximum.at(samples, at, sum(column(lines, name) for name in names))
+    np.maximum.at(samples, at, sum(map(lines.column, names)))
     return samples
-
-
-def column(lines: Lines, name: str) -> NDArray[np.float64]:
-    """Return what each line has under `name`, 0 where it has nothing."""
-    return np.fromiter(map(dict.get, lines, repeat(name), repeat(0.0)), float, len(lines))
-
-
-def places(lines: Lines) -> NDArray[np.intp]:
-    """Return which of the iterations, in order, each line belongs to."""
-    return np.unique(column(lines, "iteration"), return_inverse=True)[1]
 
 
 def iterations(run: Run) -> tuple[int, int]:

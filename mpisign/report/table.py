@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from . import columns, phases, samples, text
+from . import columns, harmless, phases, samples, text
 from .answer import answer, answer_line, smallest_line
 from .columns import ALL_ROWS, Columns
 from .notes import not_run, notes, remarks
@@ -88,7 +88,7 @@ def _markdown(summary: Summary, shown: Sequence[Part]) -> str:
     blocks += [f"{part.caption}\n\n{grid(part.cells, part.headers, style='pipe')}" for part in others]
     for heading, said in ((TO_KNOW, notes(summary)), (NOT_RUN, not_run(summary))):
         if said:
-            blocks.append("\n".join([f"{heading}:\n", *(f"- {one}" for one in said)]))
+            blocks.append("\n".join([f"{heading}:\n", *(f"- {harmless.markdown(one)}" for one in said)]))
     return "\n\n".join(blocks)
 
 
@@ -115,7 +115,7 @@ def _csv(rows: list[Row]) -> str:
     printed = io.StringIO()
     writer = csv.DictWriter(printed, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(dict(zip(row, harmless.cells(row.values()), strict=True)) for row in rows)
     return printed.getvalue().rstrip("\n")
 
 
@@ -145,7 +145,8 @@ def grid(cells: Iterable[Iterable[Any]], headers: Sequence[str], *, style: str) 
     below = [[row[at] for row in rows] for at in range(len(headers))]
     align = ["left" if at == 0 or _words(column) else "right" for at, column in enumerate(below)]
     if style == "pipe":
-        return str(tabulate(rows, list(headers), tablefmt=style, colalign=align, disable_numparse=True))
+        rows, headers = [[*map(harmless.markdown, row)] for row in rows], [*map(harmless.markdown, headers)]
+        return str(tabulate(rows, headers, tablefmt=style, colalign=align, disable_numparse=True))
     broken = [_broken(header, max(map(len, column), default=0)) for header, column in zip(headers, below, strict=True)]
     height = max(map(len, broken))
     heads = [[""] * (height - len(lines)) + lines for lines in broken]

@@ -2,7 +2,7 @@
 
 The first line has type "train" and tells what was asked and what the machine was. A line of type "start" tells what is
 otherwise from there on. Lines of type "iteration" are steps, those of type "epoch" finished epochs. Other lines are
-passed over, and a field that is not there is not known.
+passed over, and a field that is not there is not known; one that is of another type is refused (`log_schema`).
 
 Hours are hours at work, which the lines add up to: neither the pause between two starts nor what a start takes counts,
 nor do checkpoints.
@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+
+from . import log_schema
+from .harmless import all_printable
 
 Row = dict[str, Any]  # None stands for what a log does not tell
 
@@ -100,7 +104,7 @@ def _is_log(path: Path) -> bool:
     if not first:
         raise ValueError(f"{path} is empty")
     head = _parsed(first)
-    return head is not None and head.get("type") == "train" and isinstance(head.get("config"), dict)
+    return head is not None and head.get("type") == "train"
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -122,94 +126,101 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def read(path: Path, name: str) -> Training:
-    """Read a log, also one that is still being written, or whose job was killed.
+    """Read a log, also one that is still being written, or whose job was killed, and check it (`log_schema`).
 
     Raises:
-        ValueError: it is no log of a training.
+        ValueError: it is no log of a training, or a line is at fault; the text names the line and the field.
         OSError: it cannot be read.
 
     """
     if not _is_log(path):
         raise ValueError(f"{path}: no log of mpisign.train")
     with path.open("rb") as file:
-        content = file.read()
-    faults: list[str] = []
-    lines = _lines(content, faults)
-    head = next(lines)
-    from_zero = head.get("format") == 1  # its epochs are counted from 0
-    training = Training(name, [Start(head["config"], _part(head, "machine"))], faults=faults,
-                        pictures=_number(_part(head, "pictures"), "train_pictures"))  # fmt: skip
+        faults: list[str] = []
+        return _read(path, name, _lines(file, faults), faults)
+
+
+def _read(path: Path, name: str, lines: Iterator[tuple[int, Row]], faults: list[str]) -> Training:
+    """Add up numbered lines, of which the first is the head; `faults` is filled as they are read."""
+    training: Training | None = None
     seconds = began = 0.0  # at work; and when what is at work on this epoch began with it
-    for line in lines:
-        kind = line.get("type")
-        if kind == "start":
-            training.starts.append(_started(training.starts[-1], line))
-            began = seconds
-        elif kind == "iteration":
-            seconds += sum(_number(_part(line, "seconds"), part) or 0.0 for part in PARTS)
-            training.steps.append(_row(line, OF_STEP, seconds))
-            training.votes = _part(line, "votes") or training.votes
-        elif kind == "epoch":
-            seconds = began = max(seconds, began + (_number(line, "seconds") or 0.0))
-            number, rate = _number(line, "epoch"), training.steps[-1]["lr"] if training.steps else None
-            number = len(training.epochs) + 1 if number is None else number + from_zero
-            training.epochs.append(_row(line, OF_EPOCH, seconds) | {"epoch": number, "lr": rate})
-    training.kind = str(head.get("kind") or ("vote" if training.votes else "rival"))  # format 1 does not tell it
+    steps, from_zero = 0, False
+    for number, line in lines:
+        try:
+            steps = log_schema.check(line, steps)
+            if training is None:
+                from_zero = line.get("format") == 1  # its epochs are counted from 0
+                training = Training(name, [Start(line["config"], _part(line, "machine"))], faults=faults,
+                                    kind=line.get("kind") or "",
+                                    pictures=_part(line, "pictures").get("train_pictures"))  # fmt: skip
+                continue
+            kind = line.get("type")
+            if kind == "train":
+                raise ValueError("a second line of type train; a file has one log")
+            if kind == "start":
+                training.starts.append(_started(training.starts[-1], line))
+                began = seconds
+            elif kind == "iteration":
+                seconds += sum(_part(line, "seconds").get(part, 0.0) for part in PARTS)
+                training.steps.append(_row(line, OF_STEP, seconds))
+                training.votes = _part(line, "votes") or training.votes
+            elif kind == "epoch":
+                seconds = began = max(seconds, began + (line.get("seconds") or 0.0))
+                rate, epoch = training.steps[-1]["lr"] if training.steps else None, line.get("epoch")
+                epoch = len(training.epochs) + 1 if epoch is None else epoch + from_zero
+                training.epochs.append(_row(line, OF_EPOCH, seconds) | {"epoch": epoch, "lr": rate})
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    if training is None:
+        raise ValueError(f"{path}: no log of mpisign.train")
+    training.kind = training.kind or ("vote" if training.votes else "rival")  # format 1 does not tell it
     _count_epochs(training)
     return training
 
 
-def _started(before: Start, line: dict[str, Any]) -> Start:
+def _started(before: Start, line: Row) -> Start:
     """Return what was asked and what the machine was, from a line on that names what changed."""
-    changed = {name: pair for name, pair in _part(line, "changed").items() if isinstance(pair, list) and len(pair) == 2}
+    changed = _part(line, "changed")
     config, machine = (part | {name: now for name, (_, now) in changed.items() if name in part}
                        for part in (before.config, before.machine))  # fmt: skip
-    return Start(config, machine, int(_number(line, "steps") or 0), changed)
+    log_schema.check_facts(config, machine)
+    return Start(config, machine, line.get("steps") or 0, changed)
 
 
-def _lines(content: bytes, faults: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the lines that are whole, and say of those that are not."""
-    lines = content.splitlines()
-    broken = 0
-    for number, text in enumerate(lines, 1):
+def _lines(file: Iterable[bytes], faults: list[str]) -> Iterator[tuple[int, Row]]:
+    """Yield the lines that are whole, with their numbers from 1 on, and say of those that are not."""
+    broken, last = 0, False
+    for number, text in enumerate(file, 1):
         line = _parsed(text)
+        broken, last = broken + (line is None), line is None
         if line is not None:
-            yield line
-        elif number == len(lines):
-            faults.append("the last line is half-written, as a job leaves it that is killed or still at work")
-        else:
-            broken += 1
-    if broken:
-        faults.append(f"lines that can't be read: {broken}")
+            yield number, all_printable(line)
+    if last:
+        faults.append("the last line is half-written, as a job leaves it that is killed or still at work")
+    if broken > last:
+        faults.append(f"lines that can't be read: {broken - last}")
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
+def _parsed(text: bytes) -> Row | None:
     """Return a line of a log, or None if it is none."""
-    import orjson  # is quick, but knows no NaN, which the loss of a validation may be
-
     try:
-        line = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        line = msgspec.json.decode(text)  # is quick, but knows no NaN, which the loss of a validation may be
+    except (ValueError, RecursionError):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return line if isinstance(line, dict) else None
 
 
-def _row(line: dict[str, Any], names: Sequence[str], seconds: float) -> Row:
-    told = {name: _number(line, name) for name in names}
-    return {"epoch": None, "step": _number(line, "step"), "hours": seconds / 3600, **told}
+def _row(line: Row, names: Sequence[str], seconds: float) -> Row:
+    told = {name: line.get(name) for name in names}
+    return {"epoch": None, "step": line["step"], "hours": seconds / 3600, **told}
 
 
-def _part(line: dict[str, Any], name: str) -> dict[str, Any]:
-    part = line.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _number(line: dict[str, Any], name: str) -> float | None:
-    value = line.get(name)
-    return value if isinstance(value, (int, float)) else None
+def _part(line: Row, name: str) -> Row:
+    """Return what a line has under a name, or nothing."""
+    return line.get(name) or {}
 
 
 def _count_epochs(training: Training) -> None:
@@ -229,5 +240,5 @@ def _count_epochs(training: Training) -> None:
 
 def _steps_of_epoch(training: Training) -> float | None:
     """Return how many steps an epoch has, by what was asked at the last start, or None."""
-    batch, ranks = _number(training.config, "batch_size"), _number(training.machine, "ranks")
+    batch, ranks = training.config.get("batch_size"), training.machine.get("ranks")
     return training.pictures // ranks // batch or None if training.pictures and ranks and batch else None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from . import harmless
 from .notes import CROWDED, WARNING, Remark
 from .table import Part, grid
 from .training_log import Row, Start, Training
@@ -83,7 +84,7 @@ def render(trainings: Sequence[Training], form: str, *, per_iteration: bool = Fa
     blocks = [title(trainings), grid(main.cells, main.headers, style=style)]
     blocks += [f"{part.caption}\n\n{grid(part.cells, part.headers, style=style)}" for part in others]
     said = [(WARNING if remark.warning else "") + remark.text for remark in remarks(trainings)]
-    blocks.append("\n".join(("- " if form == "markdown" else "") + line for line in said))
+    blocks.append("\n".join(f"- {harmless.markdown(line)}" if form == "markdown" else line for line in said))
     return "\n\n".join(filter(None, blocks))
 
 
@@ -96,7 +97,7 @@ def _csv(trainings: Sequence[Training], *, per_iteration: bool) -> str:
     writer = csv.writer(printed, lineterminator="\n")
     rows = [(training, row) for training in trainings for row in _curve(training, per_iteration=per_iteration)]
     writer.writerow(["run", "method", *(rows[0][1] if rows else ())])
-    writer.writerows([training.name, training.method, *row.values()] for training, row in rows)
+    writer.writerows(harmless.cells([training.name, training.method, *row.values()]) for training, row in rows)
     return printed.getvalue().rstrip("\n")
 
 
