@@ -10,6 +10,7 @@ and is shown nowhere.
 import contextlib
 import functools
 import io
+import re
 import runpy
 import subprocess
 import sys
@@ -70,13 +71,14 @@ def report(name: str) -> None:
 
 
 def summary(name: str) -> None:
-    """Print the table of the methods of a serial run, the answer's line, and the warnings."""
+    """Print the table of the methods of a serial run, the answer's line, the warnings, and what is old."""
     record = newest(name)
     whole = output("-m", "mpisign.report", "--format", "markdown", str(record)).splitlines()
-    rows = whole[2 : whole.index("", 2)]
+    rows = [re.sub(" +", " ", re.sub("--+", "--", row)) for row in whole[2 : whole.index("", 2)]]
     print(f"\nFrom [`{record.name}`]({link(record)}): {whole[0]}\n\n" + "\n".join(rows) + "\n")
     print(next(line for line in whole if line.startswith("Does it pay here?")) + "\n")
-    print("\n\n".join(f"**{line.removeprefix('- ')}**" for line in whole if "WARNING" in line) + "\n")
+    told = [line.removeprefix("- ") for line in whole if "WARNING" in line or "an old record" in line]
+    print("**" + "; ".join(told) + "**\n")
 
 
 def chart(name: str, which: str) -> None:

@@ -195,9 +195,8 @@ class Contest:
 
     def _prepare(self, ready: Ready, iteration: int, buckets: list[HeldBucket]) -> bool:
         """Make of the gradient what DDP hands to a method; tell whether this rank lies in it."""
-        if ready.divisor > 1:
-            for bucket in buckets:
-                bucket.tensor.div_(ready.divisor)
+        for bucket in buckets:
+            bucket.tensor.div_(ready.divisor)  # by 1 too: else some find their gradient warmer than others
         lies = [ready.lie(bucket.tensor, bucket=bucket.number, step=iteration) for bucket in buckets]
         return any(lies)
 

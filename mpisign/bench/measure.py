@@ -93,8 +93,8 @@ class _OnModel:
             contest.restore()
             for i in range(BLOCK if played >= 0 else 1):
                 with contest.overlapping(method, (played + self.warmup) * BLOCK + i):
-                    seconds = self._backward()
-                seconds += self._step()
+                    seconds = self._timed(trial.backward)
+                seconds += self._timed(trial.step)  # apart: when the clock has stopped a result may not be written
                 spans = trial.spans.take() | contest.terms.spans.take()
                 events = trial.spans.take_events() + contest.terms.spans.take_events()
                 wrong = contest.wrong_overlapped(method)
@@ -105,19 +105,16 @@ class _OnModel:
         contest.restore()
         contest.forget()
 
-    def _backward(self) -> float:
-        """Return what backward and the exchange take, from the moment that all ranks are ready for it."""
+    def _timed(self, work: Callable[[], None]) -> float:
+        """Return what backward with the exchange takes, or the step, from the moment that all ranks are ready for it.
+
+        The caches are flushed before: the check reads gradients, and of votes the momentum too.
+        """
+        self.contest.flush()
         patience.quiet_barrier(self.contest.comm)
         self.contest.comm.Barrier()
         began = time.perf_counter()
-        self.trial.backward()
-        synchronize(self.trial.device)
-        return time.perf_counter() - began
-
-    def _step(self) -> float:
-        """Return what the step takes: the clock stops before it, for a result may not be written any more then."""
-        began = time.perf_counter()
-        self.trial.step()
+        work()
         synchronize(self.trial.device)
         return time.perf_counter() - began
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOST_FROM_HEAP = 32 << 20  # bytes of a piece, the most that glibc allows
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 # Where control groups are mounted, and the names of a group's limit, of what it uses, and of what it could give back.
 _GROUPS = (
     ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -27,7 +27,6 @@ def keep_heap() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_THRESHOLD, MOST_FROM_HEAP)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_ARENA_MAX, 1)  # threads too
 
 
 def available(root: Path = Path("/")) -> int | None:

@@ -19,6 +19,7 @@ from .summary import Summary
 QUESTION = "Does it pay here?"
 WORDS = {  # by verdict, which is also the class of the box
     "faster": "Yes",
+    "some": "At some sizes",
     "slower": "No",
     "indistinguishable": "Can't tell",
     "noise": "Can't tell",
@@ -72,8 +73,10 @@ def _judged(summary: Summary) -> tuple[str, str]:
     verdict = KEYS.get(came_to, came_to)
     if row is None:
         return verdict, said
+    when = "beside backward" if summary.overlaps else "once backward is done"
     took = (
-        f"with the fastest one-bit exchange ({row['vote']}) an iteration takes {text.milliseconds(row['vote_s'])} ms, "
+        f"with the fastest one-bit exchange ({row['vote']}), {when}, an iteration takes "
+        f"{text.milliseconds(row['vote_s'])} ms, "
         f"with the fastest rival ({row['rival']}) {text.milliseconds(row['rival_s'])} ms"
     )
     if verdict == "few":
@@ -156,6 +159,11 @@ def limits(summary: Summary) -> list[Limit]:
     elif machine["nodes"] == 1:
         plain.append("One machine: nothing went over a network, and this says nothing about one.")
     if not summary.is_sweep:
+        if not summary.overlaps and ranks > 1:
+            plain.append(
+                "Every exchange waits until backward is done, which DDP's own does not: --schedule overlap measures "
+                "what training would see."
+            )
         if not config["data"]:
             plain.append("Made-up pictures: what it takes to read real ones is not in these times.")
         plain.append("The time of an iteration, not of a training: with one bit it may take more of them to learn.")

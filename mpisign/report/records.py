@@ -9,7 +9,8 @@ The first line says what its methods are, so that no reader has to know their na
 
 `clock` is how times are taken. 1: momentum and gradient were written just before the clock of a held gradient started,
 and overlapped dense methods had buckets of one size; these records do not say so. 2: `gloo`, `nccl` and `mpi` divided
-the gradient within the clock. 3 is the one of today.
+the gradient within the clock, the heap was glibc's own, and in overlapped iterations the step found what the check had
+read. 3 is the one of today.
 
 `block` is how many overlapped iterations a method has in a row, else 1.
 

@@ -19,17 +19,20 @@ _AT = {  # by verdict: what the vote is at a size
     "too few samples": "with too few samples for a verdict at",
     _UNTOLD: f"{_UNTOLD} at",
 }
-_ORDER = ("faster", "slower", "indistinguishable", "within noise", "too few samples")  # what a sweep comes to
+_UNCLEAR = ("indistinguishable", "within noise", "too few samples", "slower")  # what a sweep is called, the first of it
 
 
 def crossover(answers: Answers) -> tuple[str, str]:
     """Return a verdict on all sizes, and the words behind it: from which size on the fastest vote is faster.
 
-    It is "faster" if the vote is, at any size; else "slower" if it is, at any; else whether it can't be told for noise
-    or for too few samples.
+    It is "faster" or "slower" if the vote is, at every size; "some" if it is faster at some of them; else why it can't
+    be told.
     """
     verdicts = {size: answer["verdict"] if answer else _UNTOLD for size, answer in answers.items() if size}
-    return next((one for one in _ORDER if one in verdicts.values()), "indistinguishable"), _said(verdicts)
+    found = set(verdicts.values())
+    if "faster" in found:
+        return "faster" if len(found) == 1 else "some", _said(verdicts)
+    return next((one for one in _UNCLEAR if one in found), "indistinguishable"), _said(verdicts)
 
 
 def _said(verdicts: Mapping[int, str]) -> str:
@@ -48,7 +51,7 @@ def _said(verdicts: Mapping[int, str]) -> str:
             said += f" The crossover lies between {text.size(slower[-1])} and {text.size(above[0])}."
         return said
     if faster:
-        return f"at some sizes, not at the largest: held against the fastest rival, the fastest vote is {rest}."
+        return f"not at the largest: held against the fastest rival, the fastest vote is {rest}."
     return f"it is faster at no size measured: held against the fastest rival, the fastest vote is {rest}."
 
 

@@ -76,9 +76,9 @@ def test_the_readme_is_short_and_leads_to_every_page():
 
 def test_the_readme_has_one_table_and_one_chart():
     readme = PAGES[0].read_text()
-    assert readme.count("\n| method |") == readme.count("![") == 1
+    assert len(re.findall(r"^\| method +\|", readme, re.M)) == readme.count("![") == 1
     table = [line for line in readme.splitlines() if line.startswith("|")]
-    assert max(map(len, table)) <= 105
+    assert max(map(len, table)) <= 150
     assert "WARNING: more ranks than cores" in readme
 
 

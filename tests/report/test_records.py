@@ -47,7 +47,7 @@ def test_a_full_disk_costs_the_record_but_not_the_table(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(records, "write", full)
     how = SimpleNamespace(format="csv", per_iteration=False, wide=False)
-    assert bench.finish(made_run(), SimpleNamespace(path=tmp_path / "r.jsonl", config=how)) == 1
+    assert bench.finish(made_run(), SimpleNamespace(path=tmp_path / "r.jsonl", config=how), print) == 1
     said = capsys.readouterr()
     assert said.out.startswith("method,")
     assert said.err.count("\n") == 1
@@ -95,7 +95,8 @@ def test_the_answer_holds_the_fastest_vote_against_the_fastest_rival(schedule, s
     run = made_run(schedule=schedule, slow=slow)
     word, vote, rival, it_is, ratio = said
     line = (
-        f"Does it pay here? {word}: with the fastest one-bit exchange (vote-alltoall) an iteration takes {vote} ms, "
+        f"Does it pay here? {word}: with the fastest one-bit exchange (vote-alltoall), "
+        f"{'beside backward' if schedule == 'overlap' else 'once backward is done'}, an iteration takes {vote} ms, "
         f"with the fastest rival (gloo) {rival} ms: {it_is} {ratio} times as fast, pair by pair (between {ratio} and "
         f"{ratio} with 95 % confidence)."
     )
@@ -441,15 +442,16 @@ HELD = "held against the fastest rival, the fastest vote is"
 @pytest.mark.parametrize(("ratios", "said"), [
     ((2, 3), f"Yes: at every size measured, 1K to 2K, {PAYS}."),
     ((2,), f"Yes: at every size measured, 1K, {PAYS}."),
-    ((0.5, 0.5, 2, 3), f"Yes: from 4K on, {PAYS} at each size from 4K to 8K; below that it is slower at 1K to 2K. "
-     "The crossover lies between 2K and 4K."),
-    ((0.5, "?", "?", 2, 3), f"Yes: from 8K on, {PAYS} at each size from 8K to 16K; below that it is slower at 1K, "
-     "indistinguishable at 2K to 4K. The crossover lies between 1K and 8K."),
-    (("?", 2), f"Yes: at the largest size alone, {PAYS} at 2K; below that it is indistinguishable at 1K."),
-    ((2, 0.5, 2, 2), f"Yes: from 4K on, {PAYS} at each size from 4K to 8K; below that it is faster at 1K, slower at "
-     "2K."),
-    ((2, 0.5, 2, 0.5), f"Yes: at some sizes, not at the largest: {HELD} faster at 1K and 4K, slower at 2K and 8K."),
-    ((0.5, "?"), f"No: it is faster at no size measured: {HELD} slower at 1K, indistinguishable at 2K."),
+    ((0.5, 0.5, 2, 3), f"At some sizes: from 4K on, {PAYS} at each size from 4K to 8K; below that it is slower at 1K "
+     "to 2K. The crossover lies between 2K and 4K."),
+    ((0.5, "?", "?", 2, 3), f"At some sizes: from 8K on, {PAYS} at each size from 8K to 16K; below that it is slower "
+     "at 1K, indistinguishable at 2K to 4K. The crossover lies between 1K and 8K."),
+    (("?", 2), f"At some sizes: at the largest size alone, {PAYS} at 2K; below that it is indistinguishable at 1K."),
+    ((2, 0.5, 2, 2), f"At some sizes: from 4K on, {PAYS} at each size from 4K to 8K; below that it is faster at "
+     "1K, slower at 2K."),
+    ((2, 0.5, 2, 0.5), f"At some sizes: not at the largest: {HELD} faster at 1K and 4K, slower at 2K and 8K."),
+    ((0.5, "?"), f"Can't tell: it is faster at no size measured: {HELD} slower at 1K, indistinguishable at 2K."),
+    ((0.5, 0.5), f"No: it is faster at no size measured: {HELD} slower at 1K to 2K."),
     (("?", "?"), f"Can't tell: it is faster at no size measured: {HELD} indistinguishable at 1K to 2K."),
 ])  # fmt: skip
 def test_a_sweep_says_from_which_size_on_it_pays(ratios, said):
@@ -464,8 +466,8 @@ def test_what_is_wrong_in_a_sweep_is_told_first_and_the_rest_is_answered():
     line = answer_line(summarize(swept((0.5, 2, None, 2, 2))))
     assert line.startswith(told)
     assert line.endswith(
-        f"Of the others: Yes: from 8K on, {PAYS} at each size from 8K to 16K; below that it is slower at 1K, faster at "
-        "2K, without a vote and a rival that were right at 4K."
+        f"Of the others: At some sizes: from 8K on, {PAYS} at each size from 8K to 16K; below that it is slower at 1K, "
+        "faster at 2K, without a vote and a rival that were right at 4K."
     )
     assert answer_line(summarize(swept((None, None)))) == f"{told} What is wrong is never called fast."
 
