@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,9 @@ def kill_a_rank(argument, launcher):
     os.kill(int(ranks[-1].split()[0]), signal.SIGKILL)
 
 
+PROGRESS = re.compile(r"mpisign[.\w]*: \d+ (s: |ranks? on )")  # at the start, and every ten seconds
+
+
 def our_lines(errors):
-    """Return the lines of a program of ours, without what an mpirun says of a non-zero exit code."""
-    return [line for line in errors.splitlines() if line.startswith("mpisign")]
+    """Return the lines of a program of ours, without what an mpirun says of a non-zero exit code, and how far it is."""
+    return [line for line in errors.splitlines() if line.startswith("mpisign") and not PROGRESS.match(line)]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from . import launch
+from . import launch, torchrun
 
 T = TypeVar("T")
 
@@ -38,7 +38,8 @@ def option(default: Any, help_text: str, **argument: Any) -> Any:
 def parse(command: type[T], prog: str, description: str, arguments: Sequence[str] | None = None) -> T | UsageError:
     """Return an instance of the dataclass `command` from the command line, or what is wrong with that.
 
-    A rank that is alone is refused at once; else the ranks must meet first (`agreement.understood`): the others may
+    A rank that is alone is refused at once, or one of torchrun, which starts all ranks alike and ends all with the
+    first; else the ranks must meet first (`agreement.understood`): the others may
     have been started with another command line, and would wait for ever for one that has left.
     """
     parser = Parser(prog=prog, description=description)
@@ -53,7 +54,7 @@ def parse(command: type[T], prog: str, description: str, arguments: Sequence[str
     try:
         return command(**vars(parser.parse_args(arguments)))
     except UsageError as fault:
-        if launch.launched()[1] == 1:
+        if launch.launched()[1] == 1 or torchrun.launcher():
             launch.refuse(prog, str(fault))
         return fault
 
