@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mpisign.bench.contest import Contest
+from mpisign.bench.trial import Trial
 from mpisign.bench.turn import play
 from mpisign.coding import coding
 from mpisign.coding.ties import TIES
@@ -23,6 +25,7 @@ from mpisign.ranks.group import process_group
 from mpisign.voting.adversary import ADVERSARIES
 from mpisign.voting.bucket import HeldBucket
 from mpisign.voting.schedule import SCHEDULES
+from mpisign.workload import data
 
 pytestmark = pytest.mark.mpi
 RANKS = (2, 3)  # with ties and without
@@ -408,3 +411,19 @@ def test_a_held_gradient_is_divided_before_the_clock(comm, name, monkeypatch):
         buckets = held_buckets(comm)
         assert [sample["wrong"] for sample in contest.round(0, buckets)] == [0]
         assert all(torch.equal(one, bucket.tensor / comm.size) for one, bucket in zip(seen, buckets, strict=True))
+
+
+def test_a_trial_divides_its_loss_for_what_only_sums(comm):
+    """Its gradient by `mpi` is the mean of those that the ranks have without an exchange."""
+    config = {"seed": 1, "model": "tiny", "image_size": 32, "bucket_mb": None}
+    batch = next(data.synthetic(2, 32, seed=comm.rank))
+    with contest_of(comm, "mpi") as contest:
+        trial = Trial(config, contest.turn, device=torch.device("cpu"), batches=itertools.repeat(batch))
+        trial.settle()
+        trial.backward()
+        means = [comm.allreduce(weight.grad.double().numpy()) / comm.size for weight in trial.model.parameters()]
+        with contest.overlapping("mpi", 1):
+            trial.backward()
+        assert contest.wrong_overlapped("mpi") == 0
+    for weight, mean in zip(trial.model.parameters(), means, strict=True):
+        torch.testing.assert_close(weight.grad.double(), torch.from_numpy(mean), rtol=1e-4, atol=1e-7)

@@ -319,13 +319,20 @@ ALL_BUT_ONE = "labels.fill_(0); labels[0] = rank"  # of 2 ranks' 8 pictures are 
 
 @pytest.fixture(scope="module")
 def odd(photos, tmp_path_factory):
-    """Return the folder and end of trainings: the loss is no number once, idle parameters, all defaults of sgd."""
-    endless, idle, dense = folders(tmp_path_factory.mktemp("odd"), "endless", "idle", "dense")
+    """Return the folder and end of trainings: the loss is no number once, idle parameters, all defaults of sgd.
+
+    And two that differ in the method alone: one sums what is divided before, the other averages by itself.
+    """
+    endless, idle, dense, summed, averaged = folders(
+        tmp_path_factory.mktemp("odd"), "endless", "idle", "dense", "summed", "averaged"
+    )
     nan = meddling("if (rank, step) == (1, 9): pictures.fill_(float('nan'))")
     jobs = [Job(asked(photos, "--epochs", "2"), endless, nan),
             Job(asked(photos, "--epochs", "1", "--method", "gloo"), dense, meddling()),
-            Job(asked(photos, "--epochs", "1", "--keep", "9"), idle, meddling(ALL_BUT_ONE) + IDLE)]  # fmt: skip
-    return list(zip((endless, dense, idle), start(2, "mpisign.train.__main__", jobs), strict=True))
+            Job(asked(photos, "--epochs", "1", "--keep", "9"), idle, meddling(ALL_BUT_ONE) + IDLE),
+            Job(asked(photos, "--epochs", "1", "--method", "mpi", "--lr", "1e-3"), summed, meddling()),
+            Job(asked(photos, "--epochs", "1", "--method", "fp16", "--lr", "1e-3"), averaged, meddling())]  # fmt: skip
+    return list(zip((endless, dense, idle, summed, averaged), start(2, "mpisign.train.__main__", jobs), strict=True))
 
 
 def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_step(odd):
@@ -344,6 +351,22 @@ def test_the_rate_of_dense_sgd_is_that_of_its_batch_and_told(odd):
         "learning rate: 0.003125, the default of dense sgd, 0.1 * 8 / 256: a step has 8 pictures of all ranks"
     )
     assert lines(folder, "train")[0]["config"]["lr"] == lines(folder, "iteration")[-1]["lr"] == 0.003125
+
+
+def test_what_only_sums_comes_to_the_same_as_what_averages(odd):
+    """The weights go the same way and as far: with a loss that was not divided it would be twice as far."""
+    from mpisign.workload import models
+
+    torch.manual_seed(0)
+    begin = torch.cat([weight.detach().flatten() for weight in models.build("tiny", 32, classes=2).parameters()])
+    names = [name for name, _ in models.build("tiny", 32, classes=2).named_parameters()]
+    ends = []
+    for folder, ended in odd[3:]:
+        assert ended.returncode == 0, ended.stderr
+        kept = state(folder, "model.pt")["model"]
+        ends.append(torch.cat([kept[name].flatten() for name in names]) - begin)
+    assert ends[1].norm() > 0
+    assert (ends[0] - ends[1]).norm() < 0.1 * ends[1].norm()
 
 
 def test_parameters_without_a_gradient_stay_as_they_are(odd):
