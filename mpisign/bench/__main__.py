@@ -69,8 +69,7 @@ def _run(comm: Comm, config: Config, say: Callable[[str], None]) -> int:
 def greeting(setting: Setting) -> str:
     """Say where a run takes place, what is measured, how long that takes at least, and how much memory."""
     config, here = setting.config, setting.place
-    nodes, rounds = here.machine["nodes"], f"{config.iterations} iterations" if config.iterations else ""
-    what = [f"{here.machine['ranks']} ranks on {nodes} node{'s' * (nodes > 1)}, {here.machine['device']}"]
+    what, rounds = [here.told], f"{config.iterations} iterations" if config.iterations else ""
     if config.sizes:
         what.append(f"{len(config.sizes)} sizes, {config.sizes[0]} to {config.sizes[-1]} bytes")
         rounds = rounds or f"{SECONDS_OF_A_SIZE * len(config.sizes):.0f} s or more"
@@ -87,17 +86,12 @@ def greeting(setting: Setting) -> str:
 
 def fit(setting: Setting, comm: Comm) -> None:
     """Warn where the memory of a node is tight for its ranks, and refuse where it will not suffice. Collective."""
-    from .memory import Room, verdict
+    from .memory import nodes, verdict
 
-    everyones = [*zip(setting.place.nodes, comm.allgather((memory.available(), memory.taken())), strict=True)]
-    rooms = []
-    for node in set(setting.place.nodes):
-        found = [(free, taken) for number, (free, taken) in everyones if number == node and free is not None]
-        if found:
-            rooms.append(Room(len(found), min(free for free, _ in found) + sum(taken for _, taken in found)))
-    if not rooms:
+    found = nodes(comm, setting.place.nodes)
+    if not found:
         return
-    warning, fault = verdict(sum(setting.memory.values()), rooms)
+    warning, fault = verdict(sum(setting.memory.values()), found)
     if fault and not setting.config.anyway:
         launch.refuse(PROGRAM, fault, comm)
     if comm.rank == 0 and (warning or fault):

@@ -6,30 +6,48 @@ python -m mpisign.bench.memory MODEL RANKS prints how many ranks to start here: 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..coding.sizes import planes_for
+from ..ranks import memory
+
+if TYPE_CHECKING:
+    from ..methods.method import Method
+    from ..ranks.launch import Comm
 
 # Of what is free: from here on there is a warning, and from there on no start.
 TIGHT, FULL = 0.8, 0.95
 LIBRARIES = 500_000_000  # bytes: measured with torch's build for CUDA, whose import alone takes 290 million
 CHECKING = 50_000_000  # of temporary arrays, in pieces of a size that does not grow
-BUCKET = 7_000_000  # coordinates of a large bucket of DDP's
 
 
-class Room(NamedTuple):
+class Node(NamedTuple):
     """What a node has for its ranks: how many there are, and bytes, those that they have taken already among them."""
 
     ranks: int
     bytes: int
 
 
-def estimate(n: int, activations: int, P: int, methods: Collection[str], *, weights: bool = True) -> dict[str, int]:
+def nodes(comm: Comm, numbers: Sequence[int]) -> list[Node]:
+    """Return the nodes of the ranks, as far as they tell their memory; `numbers` has each rank's node. Collective."""
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, (free, taken) in zip(numbers, comm.allgather((memory.available(), memory.taken())), strict=True):
+        if free is not None:
+            found[number].append((free, taken))
+    return [Node(len(ranks), min(free for free, _ in ranks) + sum(taken for _, taken in ranks))
+            for ranks in found.values()]  # fmt: skip
+
+
+def estimate(n: int, activations: int, P: int, methods: Collection[Method], *, weights: bool = True) -> dict[str, int]:
     """Return the bytes that a rank on a CPU takes at most, by what they are for; of n coordinates, and P ranks."""
-    votes = any(name.startswith("vote-") for name in methods)
-    gathers = any(name.startswith(("vote-allgather", "vote-server", "vote-hierarchical")) for name in methods)
-    rows = max(P + 1 if gathers else 2, planes_for(P) + 2 if "vote-reduce" in methods else 0)
+    votes = any(method.kind == "vote" for method in methods)
+    shared: dict[str, int] = defaultdict(int)
+    own = 0
+    for method in methods:
+        buffers = method.buffers(n, P)
+        shared[method.kind] = max(shared[method.kind], buffers.shared)
+        own += buffers.own
     return {
         "libraries": LIBRARIES,
         "weights": 4 * n * weights,
@@ -37,21 +55,20 @@ def estimate(n: int, activations: int, P: int, methods: Collection[str], *, weig
         "momentum": 4 * n * votes,
         "copies": 4 * n * (1 + votes),  # of the gradient and the momentum, to begin alike
         "backward": activations,
-        "exchanges": rows * n // 8 * votes + 4 * min(n, BUCKET) * ("bf16-mpi" in methods)
-        + 2 * n * bool({"fp16", "bf16"} & set(methods)),
+        "exchanges": sum(shared.values()) + own,
         "checks": 16 * n // P + n // 2 + CHECKING,
-    }  # fmt: skip
+    }
 
 
-def verdict(need: int, rooms: Sequence[Room]) -> tuple[str, str | None]:
+def verdict(need: int, nodes: Sequence[Node]) -> tuple[str, str | None]:
     """Return a warning ("" if there is none) and what to refuse the start with; `need` is the bytes of a rank."""
-    room = max(rooms, key=lambda room: room.ranks / max(1, room.bytes))
-    share, nodes = need * room.ranks / max(1, room.bytes), f"on each of {len(rooms)} nodes" if len(rooms) > 1 else ""
-    told = (f"memory: {room.ranks} ranks need about {need * room.ranks / 1e9:.1f} GB, {need / 1e9:.2f} each, and "
-            f"{room.bytes / 1e9:.1f} GB are free")  # fmt: skip
+    node = max(nodes, key=lambda node: node.ranks / max(1, node.bytes))
+    share, where = need * node.ranks / max(1, node.bytes), f"on each of {len(nodes)} nodes" if len(nodes) > 1 else ""
+    told = (f"memory: {node.ranks} ranks need about {need * node.ranks / 1e9:.1f} GB, {need / 1e9:.2f} each, and "
+            f"{node.bytes / 1e9:.1f} GB are free")  # fmt: skip
     if share > FULL:
-        fit = fitting(need, room.bytes)
-        ranks = " ".join(filter(None, (str(fit or "no"), "rank" if fit == 1 else "ranks", nodes)))
+        fit = fitting(need, node.bytes)
+        ranks = " ".join(filter(None, (str(fit or "no"), "rank" if fit == 1 else "ranks", where)))
         return "", f"{told}: {ranks} would fit (--anyway starts them all)"
     return (f"{told}: that is tight" if share > TIGHT else ""), None
 
@@ -64,11 +81,11 @@ def fitting(need: int, free: int) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Print how many ranks of a model to start on this machine."""
     from ..methods.table import METHODS
-    from ..ranks import memory
     from ..workload import models
 
     model, ranks = arguments[0], int(arguments[1])
-    size, methods = models.check(model, 224, batch_size=1), [name for name in METHODS if not METHODS[name].unasked]
+    size = models.check(model, 224, batch_size=1)
+    methods = [method for method in METHODS.values() if not method.unasked]
     need = sum(estimate(size.coordinates, size.activations, ranks, methods).values())
     free = memory.available()
     fit = ranks if free is None else max(1, min(ranks, fitting(need, free + memory.taken())))

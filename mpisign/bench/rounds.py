@@ -51,8 +51,7 @@ class Rounds:
             for i in range(-self.config["warmup"], 0):
                 yield i
                 bar.update()
-            began, done, more = time.monotonic(), 0, self.least
-            self._began = time.perf_counter()
+            self._began, done, more = time.monotonic(), 0, self.least
             while more:
                 self._planned = done + more
                 for i in range(done, done + more):
@@ -60,7 +59,7 @@ class Rounds:
                     bar.update()
                     self._done = i + 1
                 done += more
-                more = self._more(done, began)
+                more = self._more(done, self._began)
                 bar.total += more
         progress.at("ending")
 
@@ -70,7 +69,7 @@ class Rounds:
         of = f"size {sizes.index(self.size) + 1} of {len(sizes)}, {self.what}, " if self.size else ""
         if self._began is None:
             return f"{of}warm-up"
-        done, passed = self._done, time.perf_counter() - self._began
+        done, passed = self._done, time.monotonic() - self._began
         more = "" if self.most == self.least else " or more"
         text = f"{of}{done} of {self._planned}{more} rounds done"
         if not done or self.size:

@@ -69,7 +69,7 @@ def settle(config: Config, comm: Comm) -> Setting:
     if fault:
         raise ValueError(f"output: {fault}")
     adversary = config.adversary if comm.rank in guilty else None
-    need = memory.estimate(*size, comm.size, methods, weights=batches is not None)
+    need = memory.estimate(*size, comm.size, [METHODS[name] for name in methods], weights=batches is not None)
     return Setting(config, here, methods, skipped, adversary, path, batches, need)
 
 

@@ -41,6 +41,17 @@ class Standard(NamedTuple):
     rank: int = 0  # of the projection of a matrix
 
 
+class Buffers(NamedTuple):
+    """The bytes that an exchange takes on a rank, beside gradient and momentum.
+
+    In what is `shared` the methods of a kind take turns: votes in a `Room`, rivals in what they have freed again. What
+    a method keeps is its `own`.
+    """
+
+    shared: int = 0
+    own: int = 0
+
+
 @dataclass(frozen=True)
 class Terms:
     """On what terms the methods of a run exchange: the same on all ranks, but for `adversary`, `spans` and `room`."""
@@ -120,3 +131,4 @@ class Method:
     needs: frozenset[str] = frozenset()  # of MPI, NCCL and MATRICES
     unasked: str = ""  # why it is left out on CPUs unless it is asked for
     keeps_state: bool = False  # between steps, which checkpoints do not have
+    buffers: Callable[[int, int], Buffers] = lambda n, P: Buffers()  # of n coordinates, among P ranks, at most

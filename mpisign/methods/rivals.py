@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..ranks import patience
-from .method import LARGEST, MATRICES, MPI, NCCL, Hook, Method, Ready, Shapes, Standard, Terms
+from .method import LARGEST, MATRICES, MPI, NCCL, Buffers, Hook, Method, Ready, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
     import torch
@@ -193,6 +193,7 @@ class _PowerSGD(Ready):
         return kept
 
 
+BUCKET = 7_000_000  # coordinates of a large bucket of DDP's
 POWER_SGD_BEGINS = 2  # the step of the first factors, the earliest that PyTorch allows with its error feedback
 
 
@@ -266,6 +267,14 @@ def _mean(roundoff: float, underflow: float = 0.0, largest: float = LARGEST) -> 
     return Standard("mean", roundoff, underflow, largest)
 
 
+def _narrow_copy(n: int, P: int) -> Buffers:
+    return Buffers(shared=2 * n)
+
+
+def _shares(n: int, P: int) -> Buffers:
+    return Buffers(own=4 * min(n, BUCKET))
+
+
 _POWER_SGD_UNASKED = (
     "its matrix products cost more time and memory on CPUs than they save; --methods asks for it"
 )  # fmt: skip
@@ -275,11 +284,11 @@ RIVALS = (
     Method("gloo", "rival", "fp32 all-reduce by Gloo, PyTorch's own on CPUs", _gloo, _all_reduced(4), _mean(2**-24)),
     Method("nccl", "rival", "fp32 all-reduce by NCCL", _nccl, _all_reduced(4), _mean(2**-24), frozenset({NCCL})),
     Method("fp16", "rival", "fp16 all-reduce by NCCL, or by Gloo without it", _compressed("fp16"), _all_reduced(2),
-           _mean(2**-11, 2**-25, largest=65504.0)),
+           _mean(2**-11, 2**-25, largest=65504.0), buffers=_narrow_copy),
     Method("bf16", "rival", "bf16 all-reduce by NCCL, or by Gloo without it", _compressed("bf16"), _all_reduced(2),
-           _mean(2**-8)),
+           _mean(2**-8), buffers=_narrow_copy),
     Method("bf16-mpi", "rival", "bf16 sent by MPI, summed in fp32", _bf16_mpi, _reduced_by_shares(2), _mean(2**-8),
-           frozenset({MPI})),
+           frozenset({MPI}), buffers=_shares),
     *(
         Method(f"powersgd-{rank}", "rival", f"PowerSGD of rank {rank}, by NCCL or Gloo", _power_sgd(rank),
                _all_reduced(4, _power_sgd_coordinates(rank)), Standard("projection", rank=rank), frozenset({MATRICES}),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..coding.rules import Signum
 from ..coding.sizes import words_for
 from ..voting.exchange import EXCHANGES
-from .method import MPI, NCCL, Method, Ready, See, Shapes, Standard, Terms
+from .method import MPI, NCCL, Buffers, Method, Ready, See, Shapes, Standard, Terms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,8 @@ def _method(exchange: str, backend: str | None = None) -> Method:
     name, by = (f"vote-{exchange}-{backend}", backend) if backend else (f"vote-{exchange}", "MPI")
     needs = frozenset({MPI} if backend is None else {NCCL} if backend == NCCL else ())
     return Method(name, "vote", f"majority vote by the exchange {exchange}, over {by}", _vote(exchange, backend),
-                  _voted(exchange), Standard("vote"), needs)  # fmt: skip
+                  _voted(exchange), Standard("vote"), needs,
+                  buffers=lambda n, P: Buffers(shared=EXCHANGES[exchange].rows(P) * n // 8))  # fmt: skip
 
 
 # The same algorithm over the rivals' transport tells what is the algorithm's and what the transport's.

@@ -42,6 +42,12 @@ class Place:
         return self.device.type == "cuda" and self.machine["device_memory_fault"] is None
 
     @property
+    def told(self) -> str:
+        """How many ranks there are, on what."""
+        ranks, nodes = self.machine["ranks"], self.machine["nodes"]
+        return f"{ranks} rank{'s' * (ranks > 1)} on {nodes} node{'s' * (nodes > 1)}, {self.machine['device']}"
+
+    @property
     def one_node(self) -> bool:
         """Whether all ranks share a node."""
         return len(set(self.nodes)) == 1

@@ -49,18 +49,12 @@ class Exchange(Struct):
     bytes: Positive | UnsetType = UNSET
 
 
-class Overlapped(Struct):
+class Overlapped(Compute):
     """What a rank's whole iteration took that overlapped the exchange. All other fields are seconds of spans."""
 
-    iteration: Natural
-    rank: Natural
     method: str
     seconds: Whole
     wrong: Natural
-    data: Seconds
-    forward: Seconds
-    backward: Seconds
-    step: Seconds
 
 
 class Spans(Struct):

@@ -66,15 +66,12 @@ def _run(comm: Comm, config: Recipe, stop: Stop, say: Callable[[str], None]) -> 
 
 def greeting(setting: Setting) -> str:
     """Say where a training takes place, and what is trained."""
-    config, machine = setting.config, setting.place.machine
-    nodes, ranks = machine["nodes"], machine["ranks"]
-    steps = len(setting.train) // ranks // config.batch_size
+    config, here = setting.config, setting.place
+    steps = len(setting.train) // here.machine["ranks"] // config.batch_size
     what = f"evaluation of {config.model}" if config.evaluate else (
         f"{config.model} by {config.method}, {config.epochs} epochs of {steps} steps, batch {config.batch_size} a rank"
     )  # fmt: skip
-    return (
-        f"{ranks} ranks on {nodes} node{'s' * (nodes > 1)}, {machine['device']}; {what}; {len(setting.train)} pictures"
-    )
+    return f"{here.told}; {what}; {len(setting.train)} pictures"
 
 
 def _train(comm: Comm, setting: Setting, *, stop: Stop, method: Ready, terms: Terms) -> int:

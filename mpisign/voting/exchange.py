@@ -105,6 +105,11 @@ class Exchange(ABC):
             self.roll.check()
         return voted
 
+    @staticmethod
+    def rows(P: int) -> int:
+        """Return how many times its words a plan has in memory, at most: on the busiest of P ranks."""
+        return 2
+
     @property
     def moved(self) -> tuple[int, int]:
         """The bytes that this rank sends and receives in a vote, (0, 0) before the first: see `carriers.Booked`."""
@@ -208,6 +213,10 @@ class AllGather(Exchange):
 
     name = "allgather"
 
+    @staticmethod
+    def rows(P: int) -> int:
+        return P + 1
+
     def _allocate(self) -> None:
         self._all = self._new(self._ballots, self.P, self.W)
         self.words, self._second = _first_and_second(self._all[:, self.rank])
@@ -228,6 +237,10 @@ class Server(Exchange):
     """Rank 0 gathers all words, votes and broadcasts: the paper's own system, whose server is the bottleneck."""
 
     name = "server"
+
+    @staticmethod
+    def rows(P: int) -> int:
+        return P + 1
 
     def _allocate(self) -> None:
         self._sent = self._new(self._ballots, self.W)
@@ -291,6 +304,10 @@ class Reduce(Exchange):
     name = "reduce"
     counts = True
 
+    @staticmethod
+    def rows(P: int) -> int:
+        return planes_for(P) + 2
+
     def _allocate(self) -> None:
         K, G = planes_for(self._ballots * self.P), blocks_for(self.W)
         self._blocks = self._new(self._ballots, G, BLOCK)
@@ -323,6 +340,10 @@ class Hierarchical(Exchange):
 
     name = "hierarchical"
     counts = True
+
+    @staticmethod
+    def rows(P: int) -> int:
+        return P + 1
 
     def _allocate(self) -> None:
         self._node, self._leaders = self.carrier.by_node()

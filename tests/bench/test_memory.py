@@ -1,8 +1,8 @@
-"""Whether a run fits: what is free is read from planted files, and the verdict is of planted rooms."""
+"""Whether a run fits: what is free is read from planted files, and the verdict is of planted nodes."""
 
 import pytest
 
-from mpisign.bench.memory import Room, estimate, fitting, verdict
+from mpisign.bench.memory import Node, estimate, fitting, verdict
 from mpisign.methods.table import METHODS
 from mpisign.ranks import memory
 
@@ -34,14 +34,14 @@ def test_what_is_free_is_the_least_of_machine_and_control_groups(tmp_path, files
 
 
 def test_a_warning_and_a_refusal_that_names_what_fits():
-    assert verdict(GB, [Room(4, 6 * GB)]) == ("", None)
-    assert "tight" in verdict(GB, [Room(4, int(4.5 * GB))])[0]
-    assert "3 ranks would fit" in verdict(GB, [Room(4, 4 * GB)])[1]
-    assert "1 rank on each of 2 nodes would fit" in verdict(GB, [Room(1, 4 * GB), Room(4, 2 * GB)])[1]
+    assert verdict(GB, [Node(4, 6 * GB)]) == ("", None)
+    assert "tight" in verdict(GB, [Node(4, int(4.5 * GB))])[0]
+    assert "3 ranks would fit" in verdict(GB, [Node(4, 4 * GB)])[1]
+    assert "1 rank on each of 2 nodes would fit" in verdict(GB, [Node(1, 4 * GB), Node(4, 2 * GB)])[1]
     assert fitting(GB, 10 * GB) == 9
 
 
 def test_the_estimate_of_resnet50_is_near_what_was_measured():
     """On 4 ranks 1.33 to 1.40 GB of its own a rank, of which the libraries' are the same on all."""
-    whole = sum(estimate(25_557_032, 90_000_000, 4, list(METHODS)).values())
+    whole = sum(estimate(25_557_032, 90_000_000, 4, METHODS.values()).values())
     assert 1.2 * GB < whole < 1.6 * GB
