@@ -11,6 +11,8 @@ import cluster
 import pytest
 import torch
 
+from mpisign.train import checkpoint
+
 ROOT = Path(__file__).parent.parent.parent
 SECOND = Path(f"{sys.prefix}-second")  # Open MPI beside MPICH: see the Makefile
 # What of the header has no meaning on this machine: two tasks, no GPUs.
@@ -73,8 +75,9 @@ def whole(folder):
     assert not list(folder.glob("runs/*/.*"))
     found = sorted(folder.glob("runs/*/checkpoint-*"))
     for path in found:
-        assert {file.name for file in path.iterdir()} == {"model.pt", "rank-0.pt", "rank-1.pt"}
-        for file in path.iterdir():
+        assert {file.name for file in path.iterdir()} == {checkpoint.SUMS, "model.pt", "rank-0.pt", "rank-1.pt"}
+        assert checkpoint.damage(path) is None
+        for file in path.glob("*.pt"):
             torch.load(file, weights_only=True)
     return [path.name for path in found]
 
