@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).parent / "slurm"
 PROGRAMS = {
     "bench": "does the vote pay here? every method exchanges the same gradients",
     "train": "train a classifier by vote, or by another method",
-    "report": "draw the tables and charts of records or trainings, or compare two records",
+    "report": "draw the tables and charts of records or trainings, or compare records",
     "doctor": "what is wrong with this machine, its MPI or how the ranks were started?",
 }
 
@@ -63,7 +63,7 @@ def photos(arguments: Sequence[str]) -> None:
     parser = options.Parser(prog=f"{PROGRAM} photos", description=photos.__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to")
     parser.add_argument(
-        "--validate", type=_share, metavar="FRACTION", help="split off so much, 0.2 or 1/5, as val, the rest as train"
+        "--validate", type=_share, metavar="FRACTION", help="share of pictures for val, 0.2 or 1/5; the rest is train"
     )
     given = parser.parse_args(arguments)
     print(f"{make_photos(given.folder, given.validate)} pictures in {given.folder}")
@@ -102,7 +102,7 @@ def _parser() -> options.Parser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("command", choices=tuple(described), metavar="COMMAND", help="one of those below")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its own")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of that command")
     return parser
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does the vote pay on these nodes? The table goes to the job's output, the record to results/:
+# Does the vote pay on these nodes? The table goes to the job's output, the record to results/<machine>/:
 #     sbatch slurm/bench.sh [options of mpisign.bench]
 # Edit this header; options of sbatch override it. One task a GPU.
 #SBATCH --job-name=mpisign-bench
@@ -10,8 +10,8 @@
 #SBATCH --time=00:30:00
 #SBATCH --exclusive
 #SBATCH --output=slurm-%x-%j.out
-# Your site may want more: take away one # of what it does. sinfo -s lists partitions; sacctmgr show associations
-# user=$USER format=account your accounts; sinfo -o "%P %G" what to write behind --gres (without GPUs: no --gres).
+# Your site may want more: remove one # from the lines it needs. sinfo -s lists partitions; sacctmgr show associations
+# user=$USER format=account your accounts; sinfo -o "%P %G" what goes after --gres= (without GPUs, no --gres).
 ##SBATCH --partition=NAME
 ##SBATCH --account=NAME
 

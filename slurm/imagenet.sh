@@ -9,8 +9,8 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --output=slurm-%x-%j.out
-# Your site may want more: take away one # of what it does. sinfo -s lists partitions; sacctmgr show associations
-# user=$USER format=account your accounts; sinfo -o "%P %G" what to write behind --gres (without GPUs: no --gres).
+# Your site may want more: remove one # from the lines it needs. sinfo -s lists partitions; sacctmgr show associations
+# user=$USER format=account your accounts; sinfo -o "%P %G" what goes after --gres= (without GPUs, no --gres).
 ##SBATCH --partition=NAME
 ##SBATCH --account=NAME
 # Before its time is up the job leaves a checkpoint, is put back into the queue and goes on with the same output.
@@ -55,6 +55,6 @@ while kill -0 $ranks 2>/dev/null; do # a signal interrupts wait
     code=$?
 done
 
-# 85: told to stop, checkpoint left. Told by scancel it shall stay so.
+# 85: told to stop, checkpoint left. If scancel told it to, it stays stopped.
 [ "$code" = 85 ] && [ "${signalled-}" = yes ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit "$code"

@@ -29,7 +29,7 @@ class Config:
     data: str = option("", "a folder of class folders with pictures (default: synthetic ones)", metavar="PATH")
     methods: tuple[str, ...] = option(
         (),
-        f"which, with commas between (default: all that can run): {', '.join(METHODS)}",
+        f"methods to run, separated by commas (default: all that can run): {', '.join(METHODS)}",
         type=names(tuple(METHODS)),
         metavar="NAME,...",
     )
@@ -53,8 +53,10 @@ class Config:
         type=fraction,
         metavar="SHARE",
     )
-    time_cap: float = option(600.0, "with --until: but no longer (a sweep: all sizes)", type=not_negative, metavar="S")
-    warmup: int = option(2, "iterations before them", type=natural, metavar="N")
+    time_cap: float = option(
+        600.0, "with --until: stop after this time (a sweep: all sizes together)", type=not_negative, metavar="S"
+    )
+    warmup: int = option(2, "iterations before the measured ones", type=natural, metavar="N")
     tie: str = option("positive", "who wins where the votes are even: +1, a seeded coin, or nobody", choices=TIES)
     momentum: float = option(0.9, "each worker's momentum, before the sign", type=fraction, metavar="BETA")
     bucket_mb: float | None = option(
@@ -66,7 +68,7 @@ class Config:
     anyway: bool = option(False, "start although memory is not likely to suffice")
     seed: int = option(0, "of weights, pictures, coins, traitors and the order of methods", type=natural, metavar="N")
     output: str = option("", "the record's file (default: a new one in results/<machine>/)", metavar="FILE")
-    format: str = option("table", "of what is printed", choices=FORMATS)
+    format: str = option("table", "how the result is printed", choices=FORMATS)
     wide: bool = option(False, "print all columns, which takes a wide terminal")
     per_iteration: bool = option(False, "print each iteration too")
     quiet: bool = option(False, "say nothing on stderr but warnings and errors")

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     free = memory.available()
     fit = ranks if free is None else max(1, min(ranks, fitting(need, free + memory.taken())))
     if fit < ranks:
-        print(f"memory suffices for {fit} of {ranks} ranks, {need / 1e9:.2f} GB each: so many are started",
+        print(f"memory suffices for {fit} of {ranks} ranks, {need / 1e9:.2f} GB each: starting {fit}",
               file=sys.stderr)  # fmt: skip
     print(fit)
     return 0

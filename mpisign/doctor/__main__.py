@@ -32,7 +32,7 @@ class Config:
     """How the doctor is asked."""
 
     limit: int = option(120, "seconds until ranks that hang are given up", type=positive, metavar="SECONDS")
-    format: str = option("text", "of what is printed", choices=("text", "json"))
+    format: str = option("text", "how the result is printed", choices=("text", "json"))
     quiet: bool = option(False, "say nothing on stderr but errors")
 
 

@@ -169,8 +169,8 @@ def _clock_fault(facts: Facts) -> str | None:
     if max(facts.clock.resolution, facts.clock.cost) <= SLOW_CLOCK:
         return None
     return (
-        f"coarse or dear, more than {_ns(SLOW_CLOCK)}, from the kernel's source {facts.clock.source}: have the kernel "
-        "take the processor's (clocksource=tsc), or trust no short times"
+        f"coarse or slow to read, more than {_ns(SLOW_CLOCK)}, from the kernel's source {facts.clock.source}: have the "
+        "kernel take the processor's (clocksource=tsc), or trust no short times"
     )
 
 

@@ -37,7 +37,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="FILE",
         help="a record of mpisign.bench, or a training's log.jsonl",
     )
-    parser.add_argument("--baseline", metavar="METHOD", help="hold all against this method of the record")
+    parser.add_argument("--baseline", metavar="METHOD", help="compare all methods with this one")
     parser.add_argument("--format", choices=FORMATS, help="(default: table, or none where files are written)")
     parser.add_argument("--wide", action="store_true", help="print all columns, which takes a wide terminal")
     parser.add_argument("--per-iteration", action="store_true", help="print each iteration too")
@@ -64,12 +64,12 @@ def _add_projection(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="fit FILEs, draw OUT.svg and OUT.png; one FILE may be a run of a model, for its compute and size",
     )
-    add("--bandwidth", type=above_0, default=10.0, metavar="GBITS", help="Gbit/s, over P (default: %(default)s)")
-    add("--ranks", type=int, default=16, metavar="P", help="hosts, over bandwidth (default: %(default)s)")
+    add("--bandwidth", type=above_0, default=10.0, metavar="GBITS", help="Gbit/s, as hosts vary (default: %(default)s)")
+    add("--ranks", type=int, default=16, metavar="P", help="hosts, as bandwidth varies (default: %(default)s)")
     add("--latency-us", type=above_0, metavar="US", help="of a message (default: as fitted)")
     add("--compute-ms", type=above_0, metavar="MS", help="of an iteration (default: of the model's run)")
     add("--coordinates", type=int, metavar="D", help="of the gradient (default: the run's, or ResNet-50's)")
-    add("--project-methods", metavar="NAMES", help="with commas between (default: all that were swept)")
+    add("--project-methods", metavar="NAMES", help="separated by commas (default: all that were swept)")
 
 
 def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
@@ -83,7 +83,12 @@ def _parse_compare(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("old", nargs="+", type=Path, metavar="OLD", help="records that mpisign.bench left")
     parser.add_argument(
-        "--with", nargs="+", type=Path, dest="new", metavar="NEW", help="others; of two records it may be left out"
+        "--with",
+        nargs="+",
+        type=Path,
+        dest="new",
+        metavar="NEW",
+        help="the records to compare with those; one OLD and one NEW need no --with",
     )
     parser.add_argument(
         "--at-least", type=_percent, metavar="PERCENT", help="count no smaller difference, such as 10%% (default: 10%% "

@@ -281,8 +281,8 @@ NOTES = (
     Note(
         lambda summary: bool(_config(summary).get("trace")),
         lambda summary: (
-            "traced: these times are not for verdicts; overlapped rivals have a callback for each bucket that votes "
-            "have not"
+            "traced: these times are not for verdicts; overlapped rivals have a callback for each bucket; votes have "
+            "none"
         ),
         warning=True,
     ),

@@ -27,19 +27,19 @@ def of_common(common: dict[str, Any], start: object) -> str | None:
     """Say what is wrong with what is common to all ranks, or None; `start` is the position of one that begins."""
     for key, kind in KEYS.items():
         if not isinstance(common.get(key), kind):
-            return f"is damaged: {key} is no {kind.__name__}"
+            return f"is damaged: {key} is not a {kind.__name__}"
     config, classes = common["config"], common["classes"]
     if not set(config) >= OPTIONS or not all(isinstance(one, (str, int, float, type(None))) for one in config.values()):
         return "is damaged: config does not hold options"
     if [type(part) for part in common["pictures"]] != [int, int, str] or {type(name) for name in classes} != {str}:
-        return "is damaged: classes or pictures tell of none"
+        return "is damaged: classes or pictures are not valid"
     position, least = common["position"], asdict(start)  # type: ignore[call-overload]
     if {name: type(value) for name, value in position.items()} != {name: type(value) for name, value in least.items()}:
-        return "is damaged: position is none"
+        return "is damaged: position is not valid"
     losses = position["losses"]  # may be below 0; what else is counted may not
     counted = all(least[name] <= value < math.inf for name, value in position.items() if name != "losses")
     if not counted or not math.isfinite(losses) or position["step"] != common["step"]:
-        return "is damaged: position is none"
+        return "is damaged: position is not valid"
     return None
 
 
@@ -59,7 +59,7 @@ def of_optimizer(kept: dict[str, Any], optimizer: Optimizer, names: set[str]) ->
         for name, part in parts.items():
             wanted = torch.Size([]) if name == "step" else weights[number].shape
             if not (is_plain(part) and part.is_floating_point() and part.shape == wanted and part.isfinite().all()):
-                return f"is damaged: optimizer's {name} of parameter {number} is none"
+                return f"is damaged: optimizer's {name} of parameter {number} is not valid"
     return None
 
 
@@ -69,16 +69,16 @@ def of_own(own: dict[str, Any] | None, buffers: Sequence[Tensor]) -> str | None:
         return None
     kept, vote = own.get("buffers"), own.get("vote")
     if not isinstance(kept, list) or not all(map(is_plain, kept)):
-        return "is damaged: a rank's buffers are none"
+        return "is damaged: a rank's buffers are not valid"
     if [(part.shape, part.dtype) for part in kept] != [(buffer.shape, buffer.dtype) for buffer in buffers]:
         return "holds another model: a rank's buffers have other shapes"
     if vote is None:
         return None
     if not isinstance(vote, dict) or set(vote) != VOTE or type(vote["rank"]) is not int:
-        return "is damaged: a rank's vote is none"
+        return "is damaged: a rank's vote is not valid"
     momentum = vote["momentum"]
     if not isinstance(momentum, list) or not all(one is None or is_float32(one) for one in momentum):
-        return "is damaged: a rank's momentum is none"
+        return "is damaged: a rank's momentum is not valid"
     return None
 
 

@@ -30,16 +30,17 @@ class Recipe:
         metavar="NAME",
     )
     schedule: str = option("overlap", "when votes are taken: during backward, or after it", choices=SCHEDULES)
-    optimizer: str = option("sgd", "of a dense method; a vote is applied by sgd", choices=("sgd", "adamw"))
+    optimizer: str = option("sgd", "a dense method's; a vote is applied by sgd", choices=("sgd", "adamw"))
     epochs: int = option(80, "how often all pictures are seen", type=positive, metavar="N")
     batch_size: int = option(128, "pictures a rank and step", type=positive, metavar="N")
     lr: float | None = option(
         None,
-        "(default: 1e-4 for votes, 1e-3 for adamw; for dense sgd 0.1 * the pictures of all ranks in a step / 256)",
+        "learning rate (default: 1e-4 for votes, 1e-3 for adamw; for dense sgd 0.1 * the pictures of all ranks in a "
+        "step / 256)",
         type=not_negative,
         metavar="RATE",
     )
-    warmup_epochs: float = option(5.0, "over which the rate rises from 0", type=not_negative, metavar="N")
+    warmup_epochs: float = option(5.0, "epochs over which the rate rises from 0", type=not_negative, metavar="N")
     lr_schedule: str = option(
         "step", "how the rate falls after warm-up; cosine: to 0 at the end", choices=("step", "cosine")
     )

@@ -238,7 +238,7 @@ class _Votes:
         self._backward = -1
         if self._unseen:
             raise ValueError("vote_across: gradients went without a vote, for parameters are others than when it was "
-                             "called: call it behind to_empty() and load_state_dict(assign=True)")  # fmt: skip
+                             "called: call it after to_empty() and load_state_dict(assign=True)")  # fmt: skip
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         while self._next < len(self._buckets):
